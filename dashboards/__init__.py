@@ -1,0 +1,1 @@
+"""Presentation: figures and pages. Neither torch nor timm is needed here."""

@@ -1,0 +1,218 @@
+"""Figures of a study: pure functions from a front to a Plotly figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from dashboards import theme
+from search.evaluation import GIGA
+from search.front import knee
+from studies.fronts import FrontSummary
+from studies.store import Recorded
+
+
+def front_figure(summary: FrontSummary) -> go.Figure:
+    """Metric against expected GBOPs: the front, what it dominates, and the references."""
+    points, metric = summary.points, summary.record.metric
+    on_front = np.zeros(len(points), dtype=bool)
+    on_front[list(summary.front)] = True
+    anchor = np.array([row.source == "anchor" for row in summary.rows], dtype=bool)
+    figure = go.Figure()
+    for name, chosen, symbol, color in (
+        ("uniform bits and threshold (anchors), dominated", anchor & ~on_front, "square-open",
+         theme.ORANGE),
+        ("proposed by the sampler, dominated", ~anchor & ~on_front, "circle-open", theme.GREY),
+    ):  # fmt: skip
+        figure.add_scatter(
+            x=points[chosen, 1],
+            y=points[chosen, 0],
+            mode="markers",
+            name=name,
+            marker={"symbol": symbol, "color": color, "size": 7},
+            hovertext=[_hover(summary.rows[i]) for i in np.flatnonzero(chosen)],
+            hoverinfo="text",
+        )
+    rows = summary.front_rows
+    figure.add_scatter(
+        x=[row.evaluation.gbops for row in rows],
+        y=[row.evaluation.value for row in rows],
+        error_y={
+            "array": [row.evaluation.standard_error for row in rows],
+            "color": theme.BLUE,
+            "thickness": 1,
+            "width": 2,
+        },
+        mode="lines+markers",
+        name="Pareto front (± one standard error)",
+        line={"color": theme.BLUE, "width": 2, "shape": "hv"},
+        marker={
+            "color": theme.BLUE,
+            "size": 9,
+            "symbol": ["square" if row.source == "anchor" else "circle" for row in rows],
+        },
+        hovertext=[_hover(row) for row in rows],
+        hoverinfo="text",
+    )
+    _add_knee(figure, points)
+    _add_references(figure, summary)
+    figure.update_layout(
+        theme.layout(
+            height=520,
+            xaxis={
+                "title": "expected cost, GBOPs a sample (log scale)",
+                "type": "log",
+                "dtick": "D1",
+                "gridcolor": theme.GRID,
+            },
+            yaxis={
+                "title": f"{metric} on the search split",
+                "gridcolor": theme.GRID,
+                "range": _metric_range(summary),
+            },
+            legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0},
+            margin={"l": 70, "r": 30, "t": 40, "b": 120},
+        )
+    )
+    return figure
+
+
+def _metric_range(summary: FrontSummary) -> list[float]:
+    """From a little under the front to a little over the reference: the rest is off the figure."""
+    values = [row.evaluation.value for row in summary.front_rows]
+    top = max([*values, summary.record.reference_value])
+    bottom = min([*values, summary.record.reference_value])
+    margin = max(0.01, (top - bottom) * 0.12)
+    return [max(0.0, bottom - margin), min(1.0, top + margin)]
+
+
+def _add_knee(figure: go.Figure, points: np.ndarray) -> None:
+    index = knee(points)
+    if index is None:
+        return
+    figure.add_scatter(
+        x=[points[index, 1]],
+        y=[points[index, 0]],
+        mode="markers",
+        name="knee of the front",
+        marker={
+            "symbol": "star",
+            "size": 16,
+            "color": theme.VERMILLION,
+            "line": {"color": theme.PAPER, "width": 1},
+        },
+        hoverinfo="skip",
+    )
+
+
+def _add_references(figure: go.Figure, summary: FrontSummary) -> None:
+    record = summary.record
+    figure.add_hline(
+        y=record.reference_value,
+        line={"color": theme.GREEN, "dash": "dash", "width": 1.5},
+        annotation={
+            "text": f"full precision, full depth: {record.reference_value:.4f} at "
+            f"{summary.w32a32_gbops:.1f} GBOPs",
+            "font": {"color": theme.GREEN},
+        },
+        annotation_position="top left",
+    )
+    figure.add_vline(
+        x=summary.w8a8_gbops,
+        line={"color": theme.PURPLE, "dash": "dot", "width": 1.5},
+        annotation={"text": "W8A8, full depth", "font": {"color": theme.PURPLE}},
+        annotation_position="bottom left",
+    )
+
+
+def bits_figure(summary: FrontSummary) -> go.Figure:
+    """Bits of every group along the front, weights above activations."""
+    rows = summary.front_rows
+    space = summary.record.space
+    policies = [row.evaluation.policy for row in rows]
+    groups = [f"a {name}" for name in reversed(space.activation_groups)] + [
+        f"w {name}" for name in reversed(space.weight_groups)
+    ]
+    bits = np.array(
+        [[*reversed(p.activation_bits), *reversed(p.weight_bits)] for p in policies]
+    ).T
+    labels = _front_labels(rows)
+    figure = go.Figure(
+        go.Heatmap(
+            z=bits,
+            x=labels,
+            y=groups,
+            colorscale="Viridis",
+            zmin=2,
+            zmax=8,
+            xgap=1,
+            ygap=1,
+            text=bits,
+            texttemplate="%{text}",
+            colorbar={"title": "bits"},
+            hovertemplate="%{y}: %{z} bits<br>%{x}<extra></extra>",
+        )
+    )
+    figure.update_layout(
+        theme.layout(
+            height=120 + 24 * len(groups),
+            xaxis={"title": "policies of the front, cheapest first (GBOPs)", "type": "category"},
+            yaxis={"title": "group (w weights, a activations)", "type": "category"},
+            margin={"l": 110, "r": 30, "t": 20, "b": 70},
+        )
+    )
+    return figure
+
+
+def exits_figure(summary: FrontSummary) -> go.Figure:
+    """Where samples leave, for every policy of the front."""
+    rows = summary.front_rows
+    labels = _front_labels(rows)
+    blocks = summary.record.ledger.exit_blocks
+    shades = ["#D7E8F4", "#A9CDE6", "#74AED6", "#4190C4", "#1B6FA8", "#084C7F"]
+    figure = go.Figure()
+    for index, block in enumerate(blocks):
+        shade = shades[round(index * (len(shades) - 1) / max(1, len(blocks) - 1))]
+        figure.add_bar(
+            x=labels,
+            y=[row.evaluation.exit_rates[index] for row in rows],
+            name=f"after block {block}",
+            marker={"color": shade},
+            hovertemplate=f"after block {block}: %{{y:.1%}}<extra></extra>",
+        )
+    figure.update_layout(
+        theme.layout(
+            height=360,
+            barmode="stack",
+            xaxis={"title": "policies of the front, cheapest first (GBOPs)", "type": "category"},
+            yaxis={"title": "share of samples", "tickformat": ".0%", "range": [0, 1]},
+        )
+    )
+    return figure
+
+
+def _front_labels(rows: Sequence[Recorded]) -> list[str]:
+    """A distinct category for each policy: its cost, told apart by digest where costs repeat."""
+    labels = [f"{row.evaluation.gbops:.3f}" for row in rows]
+    return [
+        f"{label} {row.evaluation.policy.digest[:4]}" if labels.count(label) > 1 else label
+        for label, row in zip(labels, rows, strict=True)
+    ]
+
+
+def _hover(row: Recorded) -> str:
+    found = row.evaluation
+    policy = found.policy
+    return "<br>".join(
+        (
+            f"<b>{policy.digest[:12]}</b> (trial {row.trial}, {row.source})",
+            f"{found.metric} {found.value:.4f} ± {found.standard_error:.4f}",
+            f"{found.gbops:.4f} GBOPs expected, {found.cost.p95 / GIGA:.4f} p95",
+            f"{found.reduction:.2%} below 32x32, mean exit {found.mean_exit:.2f}",
+            f"weights {' '.join(map(str, policy.weight_bits))}",
+            f"activations {' '.join(map(str, policy.activation_bits))}",
+            f"thresholds {' '.join(f'{t:.2f}' for t in policy.thresholds[:-1])}",
+        )
+    )

@@ -1,0 +1,178 @@
+"""The BOPs ledger: every counted operation, its multiply-accumulates, its two bit-widths.
+
+An executed operation costs MACs x (bits of the left operand) x (bits of the right operand).
+Counted are the patch embedding, qkv, proj and MLP layers, both attention products, patch merging,
+and every exit head evaluated on the way. Softmax, normalization, GELU, pooling and residual adds
+are not counted. See docs/methods.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from search.errors import BadInput
+from search.policy import FULL_PRECISION, Granularity, Policy
+
+Part = Literal["embed", "block", "head"]
+Kind = Literal["conv", "linear", "matmul"]
+
+NOT_COUNTED = "softmax, normalization, GELU, pooling and residual adds are not counted"
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One counted operation, for one sample.
+
+    Attributes:
+        name: module path, such as ``blocks.3.attn.qkv``.
+        kind: ``conv`` and ``linear`` multiply an activation by a weight, ``matmul`` two activations.
+        part: where it belongs.
+        block: 1-based block it runs in; for a head, the block that it follows; 0 for the embedding.
+        macs: multiply-accumulates a sample.
+        layer: the layer whose bits it takes (both attention products share ``blocks.N.attn``).
+    """
+
+    name: str
+    kind: Kind
+    part: Part
+    block: int
+    macs: int
+    layer: str
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """An operation under a policy: its two bit-widths and its BOPs when executed once."""
+
+    op: Op
+    left_bits: int
+    right_bits: int
+
+    @property
+    def bops(self) -> int:
+        """Bit operations a sample that executes the operation."""
+        return self.op.macs * self.left_bits * self.right_bits
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """BOPs a sample over a set of samples: mean, 95th percentile, and the deepest path there is."""
+
+    expected: float
+    p95: float
+    worst: float
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """BOPs a sample at full depth without exits: what a reduction is measured against."""
+
+    w32a32: float
+    w8a8: float
+    same_bits: float
+
+
+def group_of(op: Op, granularity: Granularity) -> str:
+    """Name of the layer group whose bits a block's operation takes."""
+    return f"block{op.block}" if granularity == "block" else op.layer
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All counted operations of one early-exit model.
+
+    Attributes:
+        ops: in order of execution.
+        exit_blocks: block (1-based) that each exit follows, ascending; the last is the depth.
+    """
+
+    ops: tuple[Op, ...]
+    exit_blocks: tuple[int, ...]
+
+    def groups(self, granularity: Granularity) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of the weight groups and of the activation groups, in order of execution."""
+        weights: dict[str, None] = {}
+        activations: dict[str, None] = {}
+        for op in self.ops:
+            if op.part != "block":
+                continue
+            activations[group_of(op, granularity)] = None
+            if op.kind != "matmul":
+                weights[group_of(op, granularity)] = None
+        return tuple(weights), tuple(activations)
+
+    def bits(self, policy: Policy) -> dict[str, tuple[int, int]]:
+        """Bits ``(left, right)`` of every operation by name.
+
+        Raises:
+            BadInput: when the policy has another number of groups or exits than this model.
+        """
+        weights, activations = self.groups(policy.granularity)
+        for what, have, need in (
+            ("weight bit-widths", len(policy.weight_bits), len(weights)),
+            ("activation bit-widths", len(policy.activation_bits), len(activations)),
+            ("thresholds", len(policy.thresholds), len(self.exit_blocks)),
+        ):
+            if have != need:
+                raise BadInput(
+                    f"policy has {have} {what}, the model needs {need}: "
+                    "use a policy searched for this model"
+                )
+        weight_bits = dict(zip(weights, policy.weight_bits, strict=True))
+        activation_bits = dict(zip(activations, policy.activation_bits, strict=True))
+        fixed = {"embed": policy.embed_bits, "head": policy.head_bits}
+        table: dict[str, tuple[int, int]] = {}
+        for op in self.ops:
+            if op.part != "block":
+                table[op.name] = (fixed[op.part], fixed[op.part])
+                continue
+            group = group_of(op, policy.granularity)
+            left = activation_bits[group]
+            table[op.name] = (left, left if op.kind == "matmul" else weight_bits[group])
+        return table
+
+    def rows(self, policy: Policy) -> tuple[LedgerRow, ...]:
+        """The ledger under a policy, one row an operation."""
+        table = self.bits(policy)
+        return tuple(LedgerRow(op, *table[op.name]) for op in self.ops)
+
+    def path_bops(self, policy: Policy) -> np.ndarray:
+        """BOPs of a sample that leaves at each exit, float64 ``[E]``, every head passed included."""
+        rows = self.rows(policy)
+        return np.array(
+            [sum(row.bops for row in rows if row.op.block <= last) for last in self.exit_blocks],
+            dtype=np.float64,
+        )
+
+    def cost(self, policy: Policy, exits: np.ndarray) -> Cost:
+        """Cost over samples that leave at the exits ``exits`` (indices, ``[N]``)."""
+        path = self.path_bops(policy)
+        counts = np.bincount(exits, minlength=len(path))
+        rates = counts / counts.sum()
+        reached = int(np.searchsorted(np.cumsum(counts), np.ceil(0.95 * counts.sum())))
+        return Cost(float(rates @ path), float(path[reached]), float(path[-1]))
+
+    def references(self, policy: Policy) -> References:
+        """The three references: full depth, only the last exit's head."""
+        last = self.exit_blocks[-1]
+        rows = [row for row in self.rows(policy) if row.op.part != "head" or row.op.block == last]
+        macs = sum(row.op.macs for row in rows)
+        return References(
+            w32a32=float(macs * FULL_PRECISION**2),
+            w8a8=float(macs * 8 * 8),
+            same_bits=float(sum(row.bops for row in rows)),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The ledger as plain values, for the store."""
+        return {"ops": [asdict(op) for op in self.ops], "exit_blocks": list(self.exit_blocks)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Ledger:
+        """Build what :meth:`as_dict` gave."""
+        ops: Sequence[Mapping[str, Any]] = fields["ops"]
+        return cls(tuple(Op(**op) for op in ops), tuple(fields["exit_blocks"]))

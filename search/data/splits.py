@@ -1,0 +1,53 @@
+"""Data sets in named, disjoint splits.
+
+``search`` measures objectives, ``order`` ranks candidates, ``certify`` tests them; ``calibration``
+sets quantizer ranges and comes from training images. A split is named by the digest of its
+content, so a trace can never be read against other data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+HELD_OUT_SPLITS = ("search", "order", "certify")
+SPLITS = (*HELD_OUT_SPLITS, "calibration")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of a data set, images read on demand.
+
+    Attributes:
+        name: one of :data:`SPLITS`.
+        digest: SHA-256 that names the content.
+        targets: class indices ``[N]``.
+        read: maps ``(start, stop)`` to images ``[n, H, W, C]`` uint8.
+    """
+
+    name: str
+    digest: str
+    targets: np.ndarray
+    read: Callable[[int, int], np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def head(self, count: int) -> Split:
+        """The first ``count`` samples, under a digest of their own."""
+        count = min(count, len(self))
+        if count == len(self):
+            return self
+        return Split(self.name, f"{self.digest}[:{count}]", self.targets[:count], self.read)
+
+
+class Dataset(Protocol):
+    """A source of splits."""
+
+    classes: tuple[str, ...]
+
+    def split(self, name: str) -> Split:
+        """Return a split by name; unknown names raise ``BadInput``."""

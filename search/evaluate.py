@@ -1,0 +1,158 @@
+"""From a policy to its trace: quantize, run every exit once over a split, remember.
+
+The trace depends on the bits alone, so it is looked up under their digest together with the
+digests of everything else it depends on; on a hit, torch does not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from search.cost import Ledger
+from search.data.splits import Split
+from search.digest import digest_of
+from search.evaluation import Evaluation, judge
+from search.models.card import InputSpec, ModelCard
+from search.models.early_exit import EarlyExitModel
+from search.policy import Policy
+from search.quantize.calibrate import calibrate
+from search.quantize.ranges import resolve_quantizer
+from search.quantize.reference import ReferenceEngine
+from search.tasks import Task, resolve_task
+from search.trace import ExitTrace
+
+BATCH_SIZE = 100  # small enough that a block's activations stay in the cache
+
+
+class TraceCache(Protocol):
+    """Where traces are kept by content."""
+
+    def load(self, key: str) -> ExitTrace | None:
+        """The trace under ``key``, or None."""
+
+    def store(self, key: str, trace: ExitTrace) -> None:
+        """Keep ``trace`` under ``key``."""
+
+
+def normalized_batches(
+    split: Split, spec: InputSpec, batch_size: int = BATCH_SIZE, device: str = "cpu"
+) -> Iterator[Tensor]:
+    """The images of a split in order, float32 ``[B, C, H, W]``, normalized for the model."""
+    mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
+    for start in range(0, len(split), batch_size):
+        stop = min(start + batch_size, len(split))
+        pixels = torch.tensor(split.read(start, stop), device=device)
+        yield (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+@dataclass
+class Evaluator:
+    """Evaluates policies of one model on one split.
+
+    Attributes:
+        model, card: the full-precision early-exit model and its card.
+        split: what is evaluated on.
+        calibration: images that set the quantizer's ranges.
+        quantizer: its name.
+        cache: where traces are looked up first, or None to compute every one.
+        device: where the model runs.
+    """
+
+    model: EarlyExitModel
+    card: ModelCard
+    split: Split
+    calibration: Split
+    quantizer: str = "mse"
+    cache: TraceCache | None = None
+    device: str = "cpu"
+
+    @cached_property
+    def task(self) -> Task:
+        """What the model's heads answer."""
+        return resolve_task(self.card.task)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The model's operations for one image."""
+        return self.model.ledger(self.card.input.size)
+
+    @cached_property
+    def engine(self) -> ReferenceEngine:
+        """The quantized model, calibrated at first use."""
+        model = self.model.to(self.device)
+        seen = calibrate(
+            model, lambda: normalized_batches(self.calibration, self.card.input, device=self.device)
+        )
+        return ReferenceEngine(model, seen, resolve_quantizer(self.quantizer))
+
+    def trace_key(self, policy: Policy) -> str:
+        """Digest of everything that the trace of ``policy`` depends on."""
+        return digest_of(
+            {
+                "bits": policy.bits_as_dict(),
+                "model": self.card.digest,
+                "split": self.split.digest,
+                "calibration": self.calibration.digest,
+                "quantizer": self.quantizer,
+                "engine": [ReferenceEngine.name, ReferenceEngine.version],
+                "device": torch.device(self.device).type,
+            }
+        )
+
+    def trace(self, policy: Policy) -> ExitTrace:
+        """The trace of the policy's bits, from the cache or from one pass over the split.
+
+        Raises:
+            BadInput: when the policy does not fit the model.
+        """
+        bits = self.ledger.bits(policy)
+        key = self.trace_key(policy)
+        if self.cache is not None and (known := self.cache.load(key)) is not None:
+            return known
+        self.engine.set_bits(bits)
+        trace = self._run(self.engine.run)
+        if self.cache is not None:
+            self.cache.store(key, trace)
+        return trace
+
+    def full_precision_trace(self) -> ExitTrace:
+        """The trace of the model as it was trained."""
+        model = self.model.to(self.device)
+        with torch.inference_mode():
+            return self._run(model)
+
+    def evaluate(self, policy: Policy) -> Evaluation:
+        """Measure ``policy`` on the split."""
+        return judge(policy, self.trace(policy), self.ledger, self.task)
+
+    def _run(self, outputs_of: Callable[[Tensor], Tensor]) -> ExitTrace:
+        confidences, statistics = [], []
+        done = 0
+        for images in normalized_batches(self.split, self.card.input, device=self.device):
+            outputs = outputs_of(images).float().cpu().numpy()
+            targets = self.split.targets[done : done + len(outputs)]
+            done += len(outputs)
+            exits = range(outputs.shape[1])
+            confidences.append(
+                np.stack([self.task.confidence(outputs[:, e]) for e in exits], axis=1)
+            )
+            statistics.append(
+                np.stack([self.task.statistic(outputs[:, e], targets) for e in exits], axis=1)
+            )
+        return ExitTrace(
+            np.concatenate(confidences), np.concatenate(statistics), self.ledger.exit_blocks
+        )
+
+
+def measure_reference(evaluator: Evaluator) -> float:
+    """The metric in full precision at full depth: what every policy is held against."""
+    trace = evaluator.full_precision_trace()
+    return evaluator.task.score(trace.statistic[:, -1]).value

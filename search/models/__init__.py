@@ -1,0 +1,1 @@
+"""Early-exit Vision Transformers: timm backbones behind an adapter, exit heads, checkpoints."""

@@ -1,0 +1,75 @@
+"""Attention whose two matrix products are modules, so that they can be counted and quantized.
+
+timm computes attention either by a fused kernel or by two bare ``@`` operators; neither can be
+seen from outside. The replacement below keeps timm's submodules (and so its parameter names) and
+its arithmetic, and makes each product a :class:`MatMul`.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers.attention import Attention as TimmAttention
+from torch import Tensor, nn
+
+
+class MatMul(nn.Module):
+    """The product of two activations, ``left @ right``, without parameters."""
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return left @ right
+
+
+class ExplicitAttention(nn.Module):
+    """timm's multi-head self-attention with the products ``scores`` and ``context`` spelled out.
+
+    Args:
+        source: the timm attention whose submodules are taken over (shared, not copied).
+    """
+
+    def __init__(self, source: TimmAttention) -> None:
+        super().__init__()
+        self.num_heads = source.num_heads
+        self.head_dim = source.head_dim
+        self.scale = source.scale
+        self.qkv = source.qkv
+        self.q_norm = source.q_norm
+        self.k_norm = source.k_norm
+        self.attn_drop = source.attn_drop
+        self.norm = source.norm
+        self.gate = source.gate
+        self.proj = source.proj
+        self.proj_drop = source.proj_drop
+        self.scores = MatMul()
+        self.context = MatMul()
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        """Map tokens ``[B, N, D]`` to tokens ``[B, N, D]``. Masks are not supported."""
+        if attn_mask is not None or is_causal:
+            raise NotImplementedError("attention masks are not part of image classification")
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = self.q_norm(q), self.k_norm(k)
+        scores = self.scores(q * self.scale, k.transpose(-2, -1))
+        out = self.context(self.attn_drop(scores.softmax(dim=-1)), v)
+        out = self.norm(out.transpose(1, 2).reshape(batch, tokens, -1))
+        if self.gate is not None:
+            out = out * torch.sigmoid(self.gate(x))
+        return self.proj_drop(self.proj(out))
+
+
+def make_attention_explicit(model: nn.Module) -> int:
+    """Replace every timm attention inside ``model`` in place.
+
+    Returns:
+        How many were replaced.
+    """
+    replaced = 0
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is TimmAttention:
+                setattr(parent, name, ExplicitAttention(child))
+                replaced += 1
+    return replaced

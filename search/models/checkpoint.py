@@ -1,0 +1,144 @@
+"""Checkpoints: a safetensors file and a JSON card. Pickles are never loaded.
+
+The weights' digest is checked before a single tensor is read, so a truncated, swapped or edited
+file is refused, not half-loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from search.digest import digest_of_file
+from search.errors import BadInput, ExitbitsError
+from search.models.card import Architecture, ModelCard, read_card
+from search.models.early_exit import EarlyExitModel
+from search.models.stems import resolve_stem
+
+
+def build_backbone(
+    architecture: Architecture, classes: int, pretrained: bool = False
+) -> torch.nn.Module:
+    """Create the timm backbone of a card, with timm's pretrained weights if asked.
+
+    Raises:
+        BadInput: for a name or argument that timm does not know.
+        ExitbitsError: when pretrained weights cannot be fetched.
+    """
+    kwargs = dict(architecture.kwargs)
+    if architecture.stem != "patch":
+        kwargs["embed_layer"] = resolve_stem(architecture.stem)
+    if not timm.is_model(architecture.timm):
+        close = timm.list_models(f"*{architecture.timm.split('_')[0]}*")[:5]
+        raise BadInput(
+            f"unknown timm model {architecture.timm!r}: "
+            + (f"near it are {', '.join(close)}" if close else "see timm.list_models()")
+        )
+    try:
+        return timm.create_model(
+            architecture.timm, pretrained=pretrained, num_classes=classes, **kwargs
+        )
+    except (TypeError, AssertionError, ValueError) as error:
+        raise BadInput(
+            f"timm cannot build {architecture.timm!r} with {architecture.kwargs}: {error}"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise ExitbitsError(
+            f"cannot load pretrained weights of {architecture.timm!r} ({type(error).__name__}): "
+            "check the network, or leave --pretrained out"
+        ) from error
+
+
+def build_model(card: ModelCard) -> EarlyExitModel:
+    """Build the model of a card with random weights."""
+    backbone = build_backbone(card.architecture, len(card.classes))
+    return attach_exits(backbone, card.exits.blocks, card.exits.head, len(card.classes))
+
+
+def attach_exits(
+    backbone: torch.nn.Module, blocks: tuple[int, ...], head: str, classes: int
+) -> EarlyExitModel:
+    """Give a backbone its exits, after checking where they are asked for.
+
+    Raises:
+        BadInput: unless ``blocks`` ascend within 1..depth and end at the depth.
+    """
+    depth = len(getattr(backbone, "blocks", ()))
+    ascending = list(blocks) == sorted(set(blocks))
+    if depth and (not ascending or blocks[0] < 1 or blocks[-1] != depth):
+        raise BadInput(
+            f"exits after blocks {list(blocks)} do not fit a model of {depth} blocks: "
+            f"give ascending numbers from 1 that end with {depth}"
+        )
+    return EarlyExitModel(backbone, blocks, head, classes)
+
+
+def card_path(weights: Path) -> Path:
+    """Where the card of a checkpoint lies: the same name ending in ``.json``."""
+    return weights.with_suffix(".json")
+
+
+def save_checkpoint(model: EarlyExitModel, card: ModelCard, weights: Path) -> ModelCard:
+    """Write ``weights`` and its card, each in one atomic step, and return the card as written.
+
+    ``card.weights_sha256`` is replaced by the digest of the file.
+    """
+    tensors = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
+    partial = weights.with_suffix(".safetensors.partial")
+    try:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial)
+        card = card.model_copy(update={"weights_sha256": digest_of_file(partial)})
+        card_partial = weights.with_suffix(".json.partial")
+        card_partial.write_text(card.model_dump_json(indent=2) + "\n")
+        os.replace(partial, weights)
+        os.replace(card_partial, card_path(weights))
+    except (OSError, SafetensorError) as error:
+        raise BadInput(
+            f"cannot write checkpoint {str(weights)!r} ({error}): choose a writable folder"
+        ) from error
+    return card
+
+
+def load_checkpoint(weights: Path) -> tuple[EarlyExitModel, ModelCard]:
+    """Read a checkpoint in evaluation mode, refusing one that does not match its card.
+
+    Raises:
+        BadInput: when a file is missing, is no safetensors file, or its digest or its tensors
+            differ from what the card says.
+    """
+    if weights.suffix != ".safetensors":
+        raise BadInput(
+            f"checkpoint {str(weights)!r} is not a .safetensors file: "
+            "other formats (pickles among them) are never loaded"
+        )
+    card = read_card(card_path(weights))
+    try:
+        found = digest_of_file(weights)
+    except OSError as error:
+        raise BadInput(
+            f"cannot read checkpoint {str(weights)!r} ({error}): name an existing file"
+        ) from error
+    if found != card.weights_sha256:
+        raise BadInput(
+            f"checkpoint {str(weights)!r} has digest {found[:12]}, its card says "
+            f"{card.weights_sha256[:12]}: the file is truncated, changed or another model's; "
+            "restore the pair that 'exitbits train' wrote"
+        )
+    model = build_model(card)
+    try:
+        model.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise BadInput(
+            f"checkpoint {str(weights)!r} does not hold the tensors its card describes ({first}): "
+            "restore the pair that 'exitbits train' wrote"
+        ) from error
+    return model.eval(), card

@@ -1,0 +1,154 @@
+"""A Vision Transformer with exits: every head's answer at once, or a true early stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from search.cost import Ledger, Op
+from search.models.adapters import BackboneAdapter, adapt
+from search.models.attention import MatMul
+from search.models.heads import resolve_head
+
+
+class EarlyExitModel(nn.Module):
+    """A timm backbone with an exit head after chosen blocks.
+
+    The last exit always follows the last block and is the backbone's own norm, pool and head, so a
+    pretrained model keeps its accuracy at full depth.
+
+    Args:
+        backbone: a timm model that :func:`search.models.adapters.adapt` knows.
+        exit_blocks: ascending block numbers (1-based) that an exit follows; the last is the depth.
+        head: name of the head used at every exit but the last.
+        classes: number of classes.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, exit_blocks: Sequence[int], head: str, classes: int
+    ) -> None:
+        super().__init__()
+        adapter = adapt(backbone)
+        self.backbone = backbone
+        self.exit_blocks = tuple(exit_blocks)
+        factory = resolve_head(head)
+        self.heads = nn.ModuleDict(
+            {
+                str(block): factory(
+                    adapter.width(block), classes, adapter.prefix_tokens, adapter.has_class_token
+                )
+                for block in self.exit_blocks[:-1]
+            }
+        )
+        # Kept out of the module tree: the adapter holds the backbone, which is registered already.
+        object.__setattr__(self, "adapter", adapter)
+
+    adapter: BackboneAdapter
+
+    def _stages(self, tokens: Tensor) -> Sequence[Tensor]:
+        outputs = []
+        for block in range(1, self.adapter.num_blocks + 1):
+            tokens = self.adapter.run_block(block, tokens)
+            if block in self.exit_blocks:
+                outputs.append(self.read_exit(block, tokens))
+        return outputs
+
+    def read_exit(self, block: int, tokens: Tensor) -> Tensor:
+        """Logits ``[B, classes]`` of the exit after ``block``."""
+        if block == self.exit_blocks[-1]:
+            return self.adapter.finish(tokens)
+        logits: Tensor = self.heads[str(block)](tokens)
+        return logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Run every exit: images ``[B, C, H, W]`` to logits ``[B, E, classes]``."""
+        return torch.stack(list(self._stages(self.adapter.embed(images))), dim=1)
+
+    def stop_early(
+        self,
+        images: Tensor,
+        thresholds: Sequence[float],
+        confidence: Callable[[np.ndarray], np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Really stop each sample at the first exit whose confidence reaches its threshold.
+
+        Samples that have left are taken out of the batch, so deeper blocks never see them.
+
+        Args:
+            images: ``[B, C, H, W]``.
+            thresholds: one per exit; the last is not consulted.
+            confidence: maps logits ``[n, classes]`` to confidences ``[n]`` in [0, 1].
+
+        Returns:
+            exit index of each sample ``[B]`` (0-based) and its logits there ``[B, classes]``.
+        """
+        remaining = np.arange(len(images))
+        taken = np.full(len(images), len(self.exit_blocks) - 1)
+        answers: np.ndarray | None = None
+        tokens = self.adapter.embed(images)
+        for block in range(1, self.adapter.num_blocks + 1):
+            tokens = self.adapter.run_block(block, tokens)
+            if block not in self.exit_blocks:
+                continue
+            exit_index = self.exit_blocks.index(block)
+            logits = self.read_exit(block, tokens).float().cpu().numpy()
+            if answers is None:
+                answers = np.zeros((len(images), logits.shape[1]), dtype=np.float32)
+            answers[remaining] = logits
+            if block == self.exit_blocks[-1]:
+                break
+            stops = confidence(logits) >= thresholds[exit_index]
+            taken[remaining[stops]] = exit_index
+            remaining = remaining[~stops]
+            if not len(remaining):
+                break
+            tokens = tokens[torch.from_numpy(~stops).to(tokens.device)]
+        assert answers is not None  # there is always a last exit
+        return taken, answers
+
+    def ledger(self, image_shape: tuple[int, int, int]) -> Ledger:
+        """List every counted operation for one image of shape ``(C, H, W)``.
+
+        The shapes are read off one forward pass, so the count follows whatever the backbone does.
+        """
+        ops: list[Op] = []
+        handles = []
+
+        def watch(name: str, module: nn.Module) -> None:
+            def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+                ops.append(self._describe(name, module, inputs, output))
+
+            handles.append(module.register_forward_hook(note))
+
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d, MatMul)):
+                watch(name, module)
+        was_training = self.training
+        self.eval()
+        try:
+            device = next(self.parameters()).device
+            with torch.inference_mode():
+                self(torch.zeros(1, *image_shape, device=device))
+        finally:
+            self.train(was_training)
+            for handle in handles:
+                handle.remove()
+        return Ledger(tuple(ops), self.exit_blocks)
+
+    def _describe(
+        self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+    ) -> Op:
+        if name.startswith("heads."):
+            short, part, block = name, "head", int(name.split(".")[1])
+        else:
+            short = name.removeprefix("backbone.")
+            part, block = self.adapter.place(short)
+        if isinstance(module, MatMul):
+            macs = output.numel() * inputs[0].shape[-1]
+            return Op(short, "matmul", part, block, macs, short.rpartition(".")[0])
+        kind = "linear" if isinstance(module, nn.Linear) else "conv"
+        fan_in = module.weight[0].numel()
+        return Op(short, kind, part, block, output.numel() * fan_in, short)

@@ -1,0 +1,159 @@
+"""A depth-precision policy: bits for every layer group and a threshold for every exit."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+from search.digest import canonical_json, digest_of
+from search.errors import BadInput
+
+POLICY_SCHEMA = 1
+QUANTIZED_BITS = (2, 3, 4, 5, 6, 7, 8)
+FULL_PRECISION = 32
+ALLOWED_BITS = (*QUANTIZED_BITS, FULL_PRECISION)
+
+Granularity = Literal["block", "layer"]
+GRANULARITIES: tuple[Granularity, ...] = ("block", "layer")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One point of the search: frozen values with a digest.
+
+    Attributes:
+        granularity: ``"block"`` (one group a block) or ``"layer"`` (one group a layer).
+        weight_bits: bits of each weight group, each 2..8, or 32 for full precision.
+        activation_bits: bits of each activation group, likewise.
+        thresholds: one per exit, in [0, 1]. A sample leaves at the first exit whose confidence is
+            at least its threshold; the last is 0, since nothing follows it.
+        embed_bits: both operands of the patch embedding.
+        head_bits: both operands of every exit head.
+
+    Raises:
+        BadInput: when a value is outside what is said above.
+    """
+
+    granularity: Granularity
+    weight_bits: tuple[int, ...]
+    activation_bits: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    embed_bits: int = 8
+    head_bits: int = 8
+
+    def __post_init__(self) -> None:
+        if self.granularity not in GRANULARITIES:
+            raise BadInput(
+                f"granularity {self.granularity!r}: choose one of {', '.join(GRANULARITIES)}"
+            )
+        for what in ("weight_bits", "activation_bits", "thresholds"):
+            if not getattr(self, what):
+                raise BadInput(f"a policy needs at least one value in {what}")
+        for what, values in (
+            ("weight_bits", self.weight_bits),
+            ("activation_bits", self.activation_bits),
+            ("embed_bits", (self.embed_bits,)),
+            ("head_bits", (self.head_bits,)),
+        ):
+            for value in values:
+                check_bits(what, value)
+        for value in self.thresholds:
+            check_threshold("threshold", value)
+        if self.thresholds[-1] != 0:
+            raise BadInput(
+                f"the last exit's threshold is {self.thresholds[-1]!r}: it must be 0, "
+                "since no exit follows it"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The policy as plain values with its schema version."""
+        return {
+            "schema": POLICY_SCHEMA,
+            "granularity": self.granularity,
+            "weight_bits": list(self.weight_bits),
+            "activation_bits": list(self.activation_bits),
+            "thresholds": [float(value) + 0.0 for value in self.thresholds],
+            "embed_bits": self.embed_bits,
+            "head_bits": self.head_bits,
+        }
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal policies give equal text."""
+        return canonical_json(self.as_dict())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return digest_of(self.as_dict())
+
+    def bits_as_dict(self) -> dict[str, Any]:
+        """Everything but the thresholds: what a trace depends on."""
+        fields = self.as_dict()
+        del fields["thresholds"]
+        return fields
+
+    def with_thresholds(self, thresholds: Sequence[float]) -> Policy:
+        """The same bits under other thresholds."""
+        return replace(self, thresholds=tuple(float(value) for value in thresholds))
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Policy:
+        """Build a policy from plain values, checking every one.
+
+        Raises:
+            BadInput: for an unknown schema, a missing or unknown field, or a value out of range.
+        """
+        if fields.get("schema") != POLICY_SCHEMA:
+            raise BadInput(
+                f"policy schema {fields.get('schema')!r} is not {POLICY_SCHEMA}: "
+                "export the policy again with this version of exitbits"
+            )
+        expected = {"schema", *cls.__dataclass_fields__}
+        if set(fields) != expected:
+            odd = ", ".join(sorted(set(fields) ^ expected))
+            raise BadInput(f"policy fields missing or unknown: {odd}; export the policy again")
+        return cls(
+            granularity=cast(Granularity, fields["granularity"]),
+            weight_bits=_numbers("weight_bits", fields["weight_bits"]),
+            activation_bits=_numbers("activation_bits", fields["activation_bits"]),
+            thresholds=_numbers("thresholds", fields["thresholds"]),
+            embed_bits=fields["embed_bits"],
+            head_bits=fields["head_bits"],
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Policy:
+        """Parse what :meth:`to_json` wrote.
+
+        Raises:
+            BadInput: when the text is not a policy.
+        """
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise BadInput(f"a policy must be JSON ({error}): export it again") from error
+        if not isinstance(fields, dict):
+            raise BadInput("a policy must be a JSON object: export it again")
+        return cls.from_dict(fields)
+
+
+def _numbers(what: str, values: object) -> tuple[Any, ...]:
+    if not isinstance(values, (list, tuple)):
+        raise BadInput(f"policy field {what} is {values!r}: it must be a list of numbers")
+    return tuple(values)
+
+
+def check_bits(what: str, value: object) -> None:
+    """Raise ``BadInput`` unless ``value`` is a bit-width that can be evaluated."""
+    if isinstance(value, bool) or not isinstance(value, int) or value not in ALLOWED_BITS:
+        raise BadInput(f"{what} {value!r}: choose from 2 to 8, or 32 for full precision")
+
+
+def check_threshold(what: str, value: object) -> None:
+    """Raise ``BadInput`` unless ``value`` is a number in [0, 1]."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not good or not math.isfinite(cast(float, value)) or not 0 <= cast(float, value) <= 1:
+        raise BadInput(f"{what} {value!r}: give a number from 0 (always exit) to 1")

@@ -1,0 +1,6 @@
+"""Quantizers, calibration and execution engines."""
+
+QUANTIZERS: dict[str, str] = {
+    "minmax": "search.quantize.ranges:MinMax",
+    "mse": "search.quantize.ranges:MeanSquaredError",
+}

@@ -1,0 +1,152 @@
+"""The reference engine: simple, eager, and exact in its integers.
+
+A quantized product is computed on integer codes held in float32: every code and every partial sum
+below 2^24 is exact there, so the result does not depend on batch size, threads or the order of
+summation. One multiplication by the scales then gives the real value. Larger layers (more than
+about 500 inputs at 8x8 bits) round in the last place like any float32 sum.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from search.models.attention import MatMul
+from search.models.early_exit import EarlyExitModel
+from search.policy import FULL_PRECISION
+from search.quantize.calibrate import counted_modules, operands
+from search.quantize.ranges import AffineRange, Histogram, Quantizer, weight_codes
+
+
+class ActivationCodes(nn.Module):
+    """An activation tensor as integer codes at the current bits; the identity at 32."""
+
+    def __init__(self, seen: Histogram, quantizer: Quantizer) -> None:
+        super().__init__()
+        self._seen, self._quantizer = seen, quantizer
+        self._ranges: dict[int, AffineRange] = {}
+        self.set_bits(FULL_PRECISION)
+
+    def set_bits(self, bits: int) -> None:
+        """Choose the width: 2 to 8, or 32 to leave values alone."""
+        self.bits = bits
+        self.scale = 1.0
+        if bits == FULL_PRECISION:
+            return
+        if bits not in self._ranges:
+            self._ranges[bits] = self._quantizer.activation_range(self._seen, bits)
+        chosen = self._ranges[bits]
+        self.scale = chosen.scale
+        self._lowest = -chosen.zero_point
+        self._highest = 2**bits - 1 - chosen.zero_point
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Codes less the zero point, so that ``codes * scale`` is the quantized value."""
+        if self.bits == FULL_PRECISION:
+            return value
+        return torch.round(value / self.scale).clamp_(self._lowest, self._highest)
+
+
+class QuantizedProduct(nn.Module):
+    """A linear or convolution layer on codes, with the parameters of the layer it stands for."""
+
+    def __init__(
+        self, source: nn.Linear | nn.Conv2d, inputs: ActivationCodes, quantizer: Quantizer
+    ) -> None:
+        super().__init__()
+        self.source, self.inputs, self._quantizer = source, inputs, quantizer
+        self._weights: dict[int, tuple[Tensor, Tensor]] = {}
+        self.set_bits(FULL_PRECISION, FULL_PRECISION)
+
+    def set_bits(self, activation_bits: int, weight_bits: int) -> None:
+        """Choose both widths; weights of a width are quantized once and kept."""
+        self.inputs.set_bits(activation_bits)
+        self.weight_bits = weight_bits
+        if weight_bits not in self._weights:
+            self._weights[weight_bits] = self._quantize(weight_bits)
+        self.codes, scale = self._weights[weight_bits]
+        shape = (1, -1, 1, 1) if isinstance(self.source, nn.Conv2d) else (-1,)
+        self.scale = (scale * self.inputs.scale).view(shape)
+        bias = self.source.bias
+        self.bias = None if bias is None else bias.detach().view(shape)
+
+    def _quantize(self, bits: int) -> tuple[Tensor, Tensor]:
+        weight = self.source.weight.detach()
+        if bits == FULL_PRECISION:
+            return weight, weight.new_ones(len(weight))
+        rows = weight.flatten(1)
+        scale = self._quantizer.weight_scale(rows, bits)
+        return weight_codes(rows, scale, bits).view_as(weight), scale
+
+    def forward(self, value: Tensor) -> Tensor:
+        codes = self.inputs(value)
+        if isinstance(self.source, nn.Conv2d):
+            layer = self.source
+            product = F.conv2d(
+                codes, self.codes, None, layer.stride, layer.padding, layer.dilation, layer.groups
+            )
+        else:
+            product = F.linear(codes, self.codes)
+        product = product * self.scale
+        return product if self.bias is None else product + self.bias
+
+
+class QuantizedMatMul(nn.Module):
+    """The product of two activations, both as codes."""
+
+    def __init__(self, left: ActivationCodes, right: ActivationCodes) -> None:
+        super().__init__()
+        self.left, self.right = left, right
+
+    def set_bits(self, left_bits: int, right_bits: int) -> None:
+        """Choose the width of each operand."""
+        self.left.set_bits(left_bits)
+        self.right.set_bits(right_bits)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        product: Tensor = self.left(left) @ self.right(right)
+        return product * (self.left.scale * self.right.scale)
+
+
+class ReferenceEngine:
+    """A quantized copy of a model whose bits can be set anew for every policy.
+
+    Args:
+        model: full precision, in evaluation mode; it is copied, not changed.
+        seen: what calibration saw of every operand.
+        quantizer: how ranges are chosen.
+    """
+
+    name = "reference"
+    version = 1
+
+    def __init__(
+        self, model: EarlyExitModel, seen: Mapping[str, Histogram], quantizer: Quantizer
+    ) -> None:
+        self.model = copy.deepcopy(model).eval()
+        self.sites: dict[str, QuantizedProduct | QuantizedMatMul] = {}
+        for name, module in list(counted_modules(self.model)):
+            codes = [ActivationCodes(seen[op], quantizer) for op in operands(name, module)]
+            replacement: QuantizedProduct | QuantizedMatMul
+            if isinstance(module, MatMul):
+                replacement = QuantizedMatMul(*codes)
+            else:
+                replacement = QuantizedProduct(module, *codes, quantizer)
+            parent = self.model.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], replacement)
+            self.sites[name.removeprefix("backbone.")] = replacement
+
+    def set_bits(self, bits: Mapping[str, tuple[int, int]]) -> None:
+        """Set the bits ``(left, right)`` of every operation, by the ledger's names."""
+        for name, site in self.sites.items():
+            site.set_bits(*bits[name])
+
+    @torch.inference_mode()
+    def run(self, images: Tensor) -> Tensor:
+        """Every exit's outputs for normalized images: ``[B, C, H, W]`` to ``[B, E, classes]``."""
+        outputs: Tensor = self.model(images)
+        return outputs

@@ -1,0 +1,183 @@
+"""The space of legal policies, and how a sampler proposes one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from search.cost import Ledger
+from search.errors import BadInput
+from search.policy import QUANTIZED_BITS, Granularity, Policy, check_bits, check_threshold
+
+
+class Proposer(Protocol):
+    """Where values come from. An Optuna trial is one."""
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """An integer from ``low`` to ``high``, both included."""
+
+    def suggest_float(self, name: str, low: float, high: float) -> float:
+        """A number from ``low`` to ``high``."""
+
+
+@dataclass(frozen=True)
+class PolicySpace:
+    """All legal policies of one model.
+
+    A set of bit-widths without gaps is proposed as the width itself; one with gaps as the index
+    into it, so that samplers keep its order.
+
+    Attributes:
+        granularity: what a group is.
+        weight_groups, activation_groups: names of the groups, in order of execution.
+        exits: number of exits; the last has no threshold to propose.
+        weight_choices, activation_choices: ascending legal bit-widths.
+        threshold_low, threshold_high: range of every proposed threshold, within [0, 1].
+        embed_bits, head_bits: fixed bits of the patch embedding and of the heads.
+    """
+
+    granularity: Granularity
+    weight_groups: tuple[str, ...]
+    activation_groups: tuple[str, ...]
+    exits: int
+    weight_choices: tuple[int, ...] = QUANTIZED_BITS
+    activation_choices: tuple[int, ...] = QUANTIZED_BITS
+    threshold_low: float = 0.0
+    threshold_high: float = 1.0
+    embed_bits: int = 8
+    head_bits: int = 8
+
+    def __post_init__(self) -> None:
+        for what in ("weight_choices", "activation_choices"):
+            choices = getattr(self, what)
+            if not choices or list(choices) != sorted(set(choices)):
+                raise BadInput(f"{what} {list(choices)}: give ascending bit-widths, each once")
+            for bits in choices:
+                check_bits(what, bits)
+        check_threshold("lowest threshold", self.threshold_low)
+        check_threshold("highest threshold", self.threshold_high)
+        if self.threshold_low > self.threshold_high:
+            raise BadInput(
+                f"lowest threshold {self.threshold_low} is above the highest {self.threshold_high}"
+            )
+
+    @classmethod
+    def from_ledger(cls, ledger: Ledger, granularity: Granularity, **options: Any) -> PolicySpace:
+        """The space over a model's groups and exits; ``options`` are the remaining attributes."""
+        weights, activations = ledger.groups(granularity)
+        return cls(granularity, weights, activations, len(ledger.exit_blocks), **options)
+
+    def propose(self, proposer: Proposer) -> Policy:
+        """Ask ``proposer`` for every value, always in the same order under the same names."""
+        return self._policy(
+            [
+                self._choose(proposer, f"w.{group}", self.weight_choices)
+                for group in self.weight_groups
+            ],
+            [
+                self._choose(proposer, f"a.{group}", self.activation_choices)
+                for group in self.activation_groups
+            ],
+            [
+                proposer.suggest_float(f"t.exit{index}", self.threshold_low, self.threshold_high)
+                for index in range(1, self.exits)
+            ],
+        )
+
+    def encode(self, policy: Policy) -> dict[str, int | float]:
+        """The values by which :meth:`propose` would give ``policy``.
+
+        Raises:
+            BadInput: when the policy is not in this space.
+        """
+        self.check(policy)
+        values: dict[str, int | float] = {}
+        for prefix, groups, choices, bits in (
+            ("w", self.weight_groups, self.weight_choices, policy.weight_bits),
+            ("a", self.activation_groups, self.activation_choices, policy.activation_bits),
+        ):
+            for group, width in zip(groups, bits, strict=True):
+                values[f"{prefix}.{group}"] = (
+                    width if _without_gaps(choices) else choices.index(width)
+                )
+        for index, threshold in enumerate(policy.thresholds[:-1], start=1):
+            values[f"t.exit{index}"] = threshold
+        return values
+
+    def decode(self, values: Mapping[str, Any]) -> Policy:
+        """The policy that :meth:`encode` gave ``values`` for."""
+        return self.propose(_Recorded(values))
+
+    def check(self, policy: Policy) -> None:
+        """Raise ``BadInput`` unless ``policy`` is in this space."""
+        shape = (
+            self.granularity, len(self.weight_groups), len(self.activation_groups), self.exits,
+            self.embed_bits, self.head_bits,
+        )  # fmt: skip
+        given = (
+            policy.granularity, len(policy.weight_bits), len(policy.activation_bits),
+            len(policy.thresholds), policy.embed_bits, policy.head_bits,
+        )  # fmt: skip
+        if shape != given:
+            raise BadInput(
+                "the policy does not fit the space: (granularity, weight groups, activation "
+                f"groups, exits, embed bits, head bits) is {given}, must be {shape}"
+            )
+        for what, bits, choices in (
+            ("weight_bits", policy.weight_bits, self.weight_choices),
+            ("activation_bits", policy.activation_bits, self.activation_choices),
+        ):
+            for value in bits:
+                if value not in choices:
+                    listed = ", ".join(str(choice) for choice in choices)
+                    raise BadInput(f"{what} {value}: this space allows {listed}")
+        for value in policy.thresholds[:-1]:
+            if not self.threshold_low <= value <= self.threshold_high:
+                raise BadInput(
+                    f"threshold {value}: this space allows "
+                    f"{self.threshold_low} to {self.threshold_high}"
+                )
+
+    def uniform(self, bits: int, threshold: float) -> Policy:
+        """The same bits in every group and the same threshold at every exit but the last."""
+        return self._policy(
+            [bits] * len(self.weight_groups),
+            [bits] * len(self.activation_groups),
+            [threshold] * (self.exits - 1),
+        )
+
+    def _policy(
+        self, weight_bits: list[int], activation_bits: list[int], thresholds: list[float]
+    ) -> Policy:
+        return Policy(
+            self.granularity,
+            tuple(weight_bits),
+            tuple(activation_bits),
+            (*thresholds, 0.0),
+            self.embed_bits,
+            self.head_bits,
+        )
+
+    @staticmethod
+    def _choose(proposer: Proposer, name: str, choices: tuple[int, ...]) -> int:
+        if _without_gaps(choices):
+            return proposer.suggest_int(name, choices[0], choices[-1])
+        return choices[proposer.suggest_int(name, 0, len(choices) - 1)]
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A proposer that repeats recorded values."""
+
+    values: Mapping[str, Any]
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        return int(self.values[name])
+
+    def suggest_float(self, name: str, low: float, high: float) -> float:
+        return float(self.values[name])
+
+
+def _without_gaps(choices: tuple[int, ...]) -> bool:
+    return choices == tuple(range(choices[0], choices[-1] + 1))

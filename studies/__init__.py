@@ -1,0 +1,1 @@
+"""Orchestration: configuration, the shared store, samplers, workers, and the command."""

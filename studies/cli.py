@@ -1,0 +1,77 @@
+"""The command ``exitbits``.
+
+Only the module of the command that was asked for is imported, so that reading commands start
+without torch, timm or whatever else another command needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from search.errors import ExitbitsError
+
+INTERRUPTED = 130
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "launch": (
+        "studies.commands.launch",
+        "create or resume a study, run workers, show the front",
+    ),
+    "status": ("studies.commands.status", "how far the studies in a store are"),
+    "front": ("studies.commands.front", "the Pareto front of a study"),
+    "pick": ("studies.commands.pick", "choose one policy of a front under a budget"),
+    "evaluate": ("studies.commands.evaluate", "measure a policy from scratch"),
+    "train": ("studies.commands.train", "train an early-exit model"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, like every other error here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
+def build_parser(command: str | None) -> argparse.ArgumentParser:
+    """Build the parser, with the arguments of ``command`` only."""
+    parser = _Parser(
+        prog="exitbits",
+        description="Search depth-precision policies of Vision Transformers.",
+        epilog="exit codes: 0 done, 1 failed, 2 bad usage or configuration, "
+        "3 no policy satisfies the request, 130 interrupted",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        child = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        if name == command:
+            importlib.import_module(module).add_arguments(child)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in arguments if not word.startswith("-")), None)
+    try:
+        parsed = build_parser(command).parse_args(arguments)
+        code: int = importlib.import_module(COMMANDS[parsed.command][0]).run(parsed)
+        return code
+    except ExitbitsError as error:
+        print(f"exitbits: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("exitbits: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has gone: not an error, but nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""``exitbits evaluate``: measure a policy from scratch and compare it with what was recorded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from search.data.splits import HELD_OUT_SPLITS
+from search.errors import BadInput
+from search.evaluation import GIGA, Evaluation
+from studies.bundle import read_bundle, same_figures
+from studies.commands.common import add_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``exitbits evaluate``."""
+    parser.add_argument("policy", type=Path, help="a bundle written by 'exitbits pick'")
+    parser.add_argument("--split", choices=HELD_OUT_SPLITS, default="search",
+                        help="what to measure on (default %(default)s)")
+    parser.add_argument("--checkpoint", metavar="FILE",
+                        help="the same model at another place than the bundle says")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate; exit code 1 when the recorded figures of the same split are not reproduced."""
+    bundle = read_bundle(args.policy)
+    policy = bundle.read_policy()
+    recorded = bundle.read_evaluation()
+    config = bundle.study
+    if args.checkpoint:
+        model = config.model.model_copy(update={"checkpoint": args.checkpoint})
+        config = config.model_copy(update={"model": model})
+
+    from studies.workload import open_evaluator
+
+    evaluator = open_evaluator(config, split=args.split)
+    if evaluator.card.digest != bundle.model_digest:
+        raise BadInput(
+            f"the policy is for model {bundle.model_digest[:12]}, "
+            f"{config.model.checkpoint!r} is {evaluator.card.digest[:12]}: "
+            "name the right file with --checkpoint"
+        )
+    measured = evaluator.evaluate(policy)
+    reproduced = same_figures(measured, recorded) if args.split == bundle.split else None
+    if args.json:
+        fields = {
+            "digest": policy.digest,
+            "split": args.split,
+            "reproduced": reproduced,
+            **measured.as_dict(),
+        }
+        print(json.dumps(fields, indent=2, allow_nan=False))
+    else:
+        _show(measured, args.split)
+        if reproduced:
+            print("reproduces the recorded figures exactly")
+    if reproduced is False:
+        print(
+            f"exitbits: recorded were {recorded.metric} {recorded.value!r} and "
+            f"{recorded.gbops!r} GBOPs: another machine or library version can round differently",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _show(found: Evaluation, split: str) -> None:
+    cost, references = found.cost, found.references
+    print(f"policy {found.policy.digest[:12]} on {found.samples} images of split {split}")
+    print(f"{found.metric:>12}  {found.value:.4f} ± {found.standard_error:.4f}")
+    print(
+        f"{'GBOPs':>12}  {cost.expected / GIGA:.4f} expected, {cost.p95 / GIGA:.4f} at the 95th "
+        f"percentile, {cost.worst / GIGA:.4f} at worst"
+    )
+    for label, reference in (
+        ("32x32 at full depth", references.w32a32),
+        ("W8A8 at full depth", references.w8a8),
+        ("the same bits at full depth", references.same_bits),
+    ):
+        print(f"{'':>12}  {1 - cost.expected / reference:.2%} below {label}")
+    print(f"{'exit rates':>12}  " + " ".join(f"{rate:.3f}" for rate in found.exit_rates))
+    print(f"{'mean exit':>12}  block {found.mean_exit:.2f}")

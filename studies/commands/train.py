@@ -1,0 +1,79 @@
+"""``exitbits train``: train an early-exit model and write its checkpoint and card."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from search.errors import BadInput
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``exitbits train``."""
+    parser.add_argument(
+        "recipe", choices=("fashion", "imagefolder"), help="what to train on: Fashion-MNIST's "
+        "published files, or folders of images by class (DIR/train/CLASS/*.jpg)"
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the image files")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.safetensors",
+                        help="checkpoint to write (default RECIPE.safetensors); its card is the "
+                        "same name ending in .json")
+    parser.add_argument("--epochs", type=int, help="passes over the training images")
+    parser.add_argument("--batch-size", type=int, help="images a step")
+    parser.add_argument("--learning-rate", type=float, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    parser.add_argument("--no-compile", action="store_true",
+                        help="do not compile the training step (starts faster, runs slower)")
+    parser.add_argument("--model", default="vit_tiny_patch16_224", metavar="TIMM",
+                        help="imagefolder: any timm VisionTransformer (default %(default)s)")
+    parser.add_argument("--pretrained", action="store_true",
+                        help="imagefolder: start from timm's pretrained weights")
+    parser.add_argument("--exits", metavar="B,B,...",
+                        help="imagefolder: exit after these blocks (default every second block)")
+    parser.add_argument("--head", help="exit head: linear or mlp (default linear)")
+    parser.add_argument("--force", action="store_true", help="replace an existing checkpoint")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and write the checkpoint; progress goes to stderr, the card's path to stdout."""
+    output: Path = args.output or Path(f"{args.recipe}.safetensors")
+    if output.suffix != ".safetensors":
+        raise BadInput(f"output {str(output)!r} must end in .safetensors")
+    for path in (output, output.with_suffix(".json")):
+        if path.exists() and not args.force:
+            raise BadInput(f"{str(path)!r} exists: name another with -o, or replace it by --force")
+    if not args.data.is_dir():
+        raise BadInput(f"no folder {str(args.data)!r}: --data names the folder of the images")
+
+    from search.recipes import train_recipe
+
+    overrides = {
+        "epochs": args.epochs,
+        "batch_size": args.batch_size,
+        "learning_rate": args.learning_rate,
+        "seed": args.seed,
+        "compile": False if args.no_compile else None,
+    }
+    card = train_recipe(
+        args.recipe,
+        args.data,
+        output,
+        overrides={name: value for name, value in overrides.items() if value is not None},
+        timm_model=args.model,
+        pretrained=args.pretrained,
+        exits=_parse_exits(args.exits),
+        head=args.head,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(f"{output} (digest {card.digest[:12]})")
+    return 0
+
+
+def _parse_exits(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"exits {text!r} must be block numbers such as 3,6,9,12") from None

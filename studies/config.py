@@ -1,0 +1,239 @@
+"""A study's configuration: TOML checked by pydantic, unknown keys refused."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
+
+from search.data import DATASETS
+from search.errors import BadInput, unknown_choice
+from search.policy import ALLOWED_BITS, QUANTIZED_BITS
+from search.quantize import QUANTIZERS
+from studies.samplers import SAMPLERS
+
+MAX_NAME = 100
+
+
+def _one_of(choices: Mapping[str, str]) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in choices:
+            raise ValueError(f"{value!r} is unknown: choose one of {', '.join(sorted(choices))}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _check_name(value: str) -> str:
+    if not value.strip() or not value.isprintable() or len(value) > MAX_NAME:
+        raise ValueError(f"{value!r} must be 1 to {MAX_NAME} printable characters")
+    return value
+
+
+def _check_bits(values: tuple[int, ...]) -> tuple[int, ...]:
+    for value in values:
+        if value not in ALLOWED_BITS:
+            raise ValueError(f"{value} bits: choose from 2 to 8, or 32 for full precision")
+    if list(values) != sorted(set(values)):
+        raise ValueError(f"{list(values)}: give ascending bit-widths, each once")
+    return values
+
+
+Bits = Annotated[tuple[StrictInt, ...], Field(min_length=1), AfterValidator(_check_bits)]
+Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(_Section):
+    """Which model: ``bundled:fashion``, or the path of a .safetensors checkpoint."""
+
+    checkpoint: str
+
+
+class DataSection(_Section):
+    """Which images."""
+
+    dataset: Annotated[str, _one_of(DATASETS)]
+    path: str | None = None
+    calibration_images: int = Field(default=512, ge=1)
+
+
+class SpaceSection(_Section):
+    """Which policies are legal."""
+
+    granularity: Literal["block", "layer"] = "block"
+    weight_bits: Bits = QUANTIZED_BITS
+    activation_bits: Bits = QUANTIZED_BITS
+    thresholds: tuple[Threshold, Threshold] = (0.3, 1.0)
+    embed_bits: StrictInt = 8
+    head_bits: StrictInt = 8
+
+    @model_validator(mode="after")
+    def _check(self) -> SpaceSection:
+        _check_bits((self.embed_bits,))
+        _check_bits((self.head_bits,))
+        if self.thresholds[0] > self.thresholds[1]:
+            raise ValueError(f"thresholds {list(self.thresholds)}: give the lower one first")
+        return self
+
+
+class QuantizerSection(_Section):
+    """How ranges are chosen."""
+
+    name: Annotated[str, _one_of(QUANTIZERS)] = "mse"
+
+
+class SamplerSection(_Section):
+    """Who proposes policies after the anchors."""
+
+    name: Annotated[str, _one_of(SAMPLERS)] = "tpe"
+    seed: StrictInt = 0
+
+
+class AnchorSection(_Section):
+    """What is evaluated first: uniform bits, each under each global threshold."""
+
+    bits: Bits = (3, 4, 5, 6, 8)
+    thresholds: tuple[Threshold, ...] = (0.7, 0.9, 1.0)
+
+
+class BudgetSection(_Section):
+    """When the study is done."""
+
+    trials: int = Field(default=100, ge=1)
+
+
+class StudyConfig(_Section):
+    """One study.
+
+    Everything but the budget is the study's identity: a name can be taken up again only with the
+    same, while the budget may grow.
+    """
+
+    name: Annotated[str, AfterValidator(_check_name)]
+    model: ModelSection
+    data: DataSection
+    space: SpaceSection = SpaceSection()
+    quantizer: QuantizerSection = QuantizerSection()
+    sampler: SamplerSection = SamplerSection()
+    anchors: AnchorSection = AnchorSection()
+    budget: BudgetSection = BudgetSection()
+
+    @model_validator(mode="after")
+    def _anchors_are_legal(self) -> StudyConfig:
+        legal = set(self.space.weight_bits) & set(self.space.activation_bits)
+        low, high = self.space.thresholds
+        for bits in self.anchors.bits:
+            if bits not in legal:
+                raise ValueError(f"anchors.bits {bits} is not among the space's bits")
+        for threshold in self.anchors.thresholds:
+            if not low <= threshold <= high:
+                raise ValueError(f"anchors.thresholds {threshold} is outside {low} to {high}")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What must agree for a study to be taken up again."""
+        return self.model_dump(mode="json", exclude={"budget"})
+
+    def difference(self, other: StudyConfig) -> str | None:
+        """Name the first field of the identity that differs, with both values."""
+        return _first_difference(self.identity(), other.identity(), "")
+
+
+def _first_difference(one: Any, other: Any, path: str) -> str | None:
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return None if one == other else f"{path} is {other!r} there and {one!r} here"
+    for key in one:
+        below = f"{path}.{key}" if path else key
+        if found := _first_difference(one[key], other.get(key), below):
+            return found
+    return None
+
+
+def parse_config(fields: Mapping[str, Any], origin: str) -> StudyConfig:
+    """Check plain values.
+
+    Args:
+        fields: what the TOML says.
+        origin: where it comes from, for the error.
+
+    Raises:
+        BadInput: naming the key, its value and what is allowed.
+    """
+    try:
+        return StudyConfig.model_validate(fields)
+    except ValidationError as error:
+        raise BadInput(f"{origin}: {_explain(error)}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    key = ".".join(where)
+    if first["type"] == "extra_forbidden":
+        section: Any = StudyConfig
+        for part in where[:-1]:
+            section = section.model_fields[part].annotation
+        return f"unknown key {key!r}: allowed are {', '.join(section.model_fields)}"
+    if first["type"] == "missing":
+        return f"key {key!r} is missing: add it"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if first["type"] == "value_error" else f" = {first['input']!r}"
+    return f"{key}{shown}: {message}" if key else message
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with exitbits."""
+    folder = resources.files("studies").joinpath("presets")
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def load_config(
+    source: str, *, name: str | None = None, trials: int | None = None
+) -> StudyConfig:
+    """Read a preset or a TOML file.
+
+    Args:
+        source: a preset's name, or a path ending in ``.toml``.
+        name, trials: replace what the file says.
+
+    Raises:
+        BadInput: for an unknown preset, an unreadable file, or a value that is not allowed.
+    """
+    try:
+        if source.endswith(".toml"):
+            text = Path(source).read_text()
+        elif source in preset_names():
+            text = resources.files("studies").joinpath("presets", f"{source}.toml").read_text()
+        else:
+            raise unknown_choice("preset", source, [*preset_names(), "or a path ending in .toml"])
+        fields = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {source!r} ({error}): name an existing TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{source}: not valid TOML ({error})") from error
+    if name is not None:
+        fields["name"] = name
+    if trials is not None:
+        budget = fields.get("budget", {})
+        fields["budget"] = {**(budget if isinstance(budget, dict) else {}), "trials": trials}
+    return parse_config(fields, source)

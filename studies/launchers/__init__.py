@@ -1,0 +1,1 @@
+"""Launchers: how the workers of one ``exitbits launch`` are started and watched."""

@@ -1,0 +1,59 @@
+"""What a study evaluates: from its configuration to a model, data and an evaluator. Needs torch."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from search.data import open_dataset
+from search.errors import BadInput, unknown_choice
+from search.evaluate import Evaluator, TraceCache
+from search.models.checkpoint import load_checkpoint
+from studies.config import StudyConfig
+
+BUNDLED = ("fashion",)
+
+
+def checkpoint_path(name: str) -> Path:
+    """The file of ``bundled:NAME`` or of a path.
+
+    Raises:
+        BadInput: for an unknown bundled model.
+    """
+    prefix, _, bundled = name.partition(":")
+    if prefix != "bundled":
+        return Path(name).expanduser()
+    if bundled not in BUNDLED:
+        raise unknown_choice("bundled model", bundled, BUNDLED)
+    return Path(str(resources.files("search.data").joinpath("assets", f"{bundled}.safetensors")))
+
+
+def open_evaluator(
+    config: StudyConfig,
+    *,
+    split: str = "search",
+    cache: TraceCache | None = None,
+    device: str = "cpu",
+) -> Evaluator:
+    """Load the model and the data of a study.
+
+    Raises:
+        BadInput: when either cannot be used, or they do not belong together.
+    """
+    model, card = load_checkpoint(checkpoint_path(config.model.checkpoint))
+    path = Path(config.data.path).expanduser() if config.data.path else None
+    dataset = open_dataset(config.data.dataset, path, card.input)
+    if dataset.classes != card.classes:
+        raise BadInput(
+            f"the model knows {len(card.classes)} classes ({card.classes[0]}, ...), the data "
+            f"{len(dataset.classes)} ({dataset.classes[0]}, ...): they must be the same"
+        )
+    return Evaluator(
+        model=model,
+        card=card,
+        split=dataset.split(split),
+        calibration=dataset.split("calibration").head(config.data.calibration_images),
+        quantizer=config.quantizer.name,
+        cache=cache,
+        device=device,
+    )
