@@ -32,7 +32,7 @@ def front_figure(summary: FrontSummary) -> go.Figure:
             mode="markers",
             name=name,
             marker={"symbol": symbol, "color": color, "size": 7},
-            hovertext=[_hover(summary.rows[i]) for i in np.flatnonzero(chosen)],
+            hovertext=[_hover(summary.rows[int(i)]) for i in np.flatnonzero(chosen)],
             hoverinfo="text",
         )
     rows = summary.front_rows
@@ -135,9 +135,7 @@ def bits_figure(summary: FrontSummary) -> go.Figure:
     groups = [f"a {name}" for name in reversed(space.activation_groups)] + [
         f"w {name}" for name in reversed(space.weight_groups)
     ]
-    bits = np.array(
-        [[*reversed(p.activation_bits), *reversed(p.weight_bits)] for p in policies]
-    ).T
+    bits = np.array([[*reversed(p.activation_bits), *reversed(p.weight_bits)] for p in policies]).T
     labels = _front_labels(rows)
     figure = go.Figure(
         go.Heatmap(

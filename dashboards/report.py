@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from html import escape
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def write_front_page(summary: FrontSummary, path: Path) -> Path:
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(front_page(summary), encoding="utf-8")
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         raise BadInput(
             f"cannot write report {str(path)!r} ({error.strerror}): name another with --report"
@@ -91,9 +90,7 @@ def summary_text(summary: FrontSummary) -> str:
     """The front in words, beside its figure, as HTML."""
     record = summary.record
     close = [
-        row
-        for row in summary.front_rows
-        if row.evaluation.value >= record.reference_value - 0.01
+        row for row in summary.front_rows if row.evaluation.value >= record.reference_value - 0.01
     ]
     words = []
     if close:
@@ -134,7 +131,8 @@ def _table(summary: FrontSummary) -> str:
     )  # fmt: skip
     head = "".join(f"<th{' class=left' if left else ''}>{title}</th>" for title, left in headings)
     rows = "".join(_table_row(row) for row in summary.front_rows)
-    return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    body = f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>"
+    return f"<div class='scroll'><table>{body}</table></div>"
 
 
 def _table_row(row: Recorded) -> str:

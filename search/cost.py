@@ -29,7 +29,7 @@ class Op:
 
     Attributes:
         name: module path, such as ``blocks.3.attn.qkv``.
-        kind: ``conv`` and ``linear`` multiply an activation by a weight, ``matmul`` two activations.
+        kind: ``conv`` and ``linear`` multiply activations by weights, ``matmul`` two activations.
         part: where it belongs.
         block: 1-based block it runs in; for a head, the block that it follows; 0 for the embedding.
         macs: multiply-accumulates a sample.
@@ -141,7 +141,7 @@ class Ledger:
         return tuple(LedgerRow(op, *table[op.name]) for op in self.ops)
 
     def path_bops(self, policy: Policy) -> np.ndarray:
-        """BOPs of a sample that leaves at each exit, float64 ``[E]``, every head passed included."""
+        """BOPs of a sample that leaves at each exit, float64 ``[E]``, all heads passed included."""
         rows = self.rows(policy)
         return np.array(
             [sum(row.bops for row in rows if row.op.block <= last) for last in self.exit_blocks],

@@ -51,7 +51,7 @@ def hypervolume(points: np.ndarray, reference_cost: float) -> float:
 
 
 def best_under(points: np.ndarray, max_cost: float) -> int | None:
-    """Index of the best metric at a cost of at most ``max_cost``, the cheapest of equals, or None."""
+    """Index of the best metric at a cost of at most ``max_cost``, of equals the cheapest."""
     return _first(points, points[:, 1] <= max_cost, order=(points[:, 1], -points[:, 0]))
 
 

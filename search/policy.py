@@ -52,16 +52,16 @@ class Policy:
         for what in ("weight_bits", "activation_bits", "thresholds"):
             if not getattr(self, what):
                 raise BadInput(f"a policy needs at least one value in {what}")
-        for what, values in (
+        for what, widths in (
             ("weight_bits", self.weight_bits),
             ("activation_bits", self.activation_bits),
             ("embed_bits", (self.embed_bits,)),
             ("head_bits", (self.head_bits,)),
         ):
-            for value in values:
-                check_bits(what, value)
-        for value in self.thresholds:
-            check_threshold("threshold", value)
+            for width in widths:
+                check_bits(what, width)
+        for threshold in self.thresholds:
+            check_threshold("threshold", threshold)
         if self.thresholds[-1] != 0:
             raise BadInput(
                 f"the last exit's threshold is {self.thresholds[-1]!r}: it must be 0, "

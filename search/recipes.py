@@ -47,7 +47,7 @@ def train_recipe(
     *,
     overrides: dict[str, Any],
     timm_model: str,
-    pretrained: bool,
+    pretrained: bool | Path,
     exits: tuple[int, ...] | None,
     head: str | None,
     say: Say,
@@ -92,7 +92,7 @@ def train_recipe(
             "training": {
                 "command": shlex.join(["exitbits", *sys.argv[1:]]),
                 "recipe": recipe.as_dict(),
-                "pretrained": pretrained,
+                "pretrained": str(pretrained),
                 "seconds": round(seconds),
                 "torch": torch.__version__,
                 f"{held_out.name}_accuracy_by_exit": accuracies,
@@ -108,7 +108,7 @@ class Request:
 
     folder: Path
     timm_model: str
-    pretrained: bool
+    pretrained: bool | Path
     exits: tuple[int, ...] | None
     head: str
 

@@ -132,10 +132,10 @@ class PolicySpace:
                 if value not in choices:
                     listed = ", ".join(str(choice) for choice in choices)
                     raise BadInput(f"{what} {value}: this space allows {listed}")
-        for value in policy.thresholds[:-1]:
-            if not self.threshold_low <= value <= self.threshold_high:
+        for threshold in policy.thresholds[:-1]:
+            if not self.threshold_low <= threshold <= self.threshold_high:
                 raise BadInput(
-                    f"threshold {value}: this space allows "
+                    f"threshold {threshold}: this space allows "
                     f"{self.threshold_low} to {self.threshold_high}"
                 )
 

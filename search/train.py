@@ -57,7 +57,7 @@ class TrainRecipe:
             "batch_size": self.batch_size >= 2,
             "learning_rate": 0 < self.learning_rate < 1,
             "weight_decay": 0 <= self.weight_decay < 1,
-            "warmup_epochs": 0 <= self.warmup_epochs,
+            "warmup_epochs": self.warmup_epochs >= 0,
             "distillation": 0 <= self.distillation <= 10,
             "temperature": 0 < self.temperature <= 100,
             "label_smoothing": 0 <= self.label_smoothing < 1,
@@ -178,7 +178,8 @@ def exit_loss(logits: Tensor, targets: Tensor, recipe: TrainRecipe) -> Tensor:
 
 
 def _parameter_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         embeds = name.endswith(("pos_embed", "cls_token", "dist_token", "reg_token"))
         (rest if parameter.ndim < 2 or embeds else matrices).append(parameter)
@@ -234,7 +235,7 @@ def train(
                 group["lr"] = rate(step)
             loss, correct = step_loss(images.to(device), targets.to(device))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             losses += loss.item()

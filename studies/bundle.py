@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +15,6 @@ from search.policy import Policy
 from studies.config import StudyConfig
 from studies.store import Recorded, StudyRecord
 
-BUNDLE_SCHEMA = 1
-
 
 class PolicyBundle(BaseModel):
     """What ``exitbits pick`` writes and ``exitbits evaluate`` reads.
@@ -28,7 +25,7 @@ class PolicyBundle(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bundle_schema: Literal[1] = BUNDLE_SCHEMA
+    bundle_schema: Literal[1] = 1
     study: StudyConfig
     trial: int
     source: str
@@ -77,7 +74,9 @@ class PolicyBundle(BaseModel):
         try:
             return Evaluation.from_dict(self.evaluation)
         except (KeyError, TypeError) as error:
-            raise BadInput(f"the bundle's evaluation is damaged ({error}): export it again") from error
+            raise BadInput(
+                f"the bundle's evaluation is damaged ({error}): export it again"
+            ) from error
 
 
 def write_bundle(bundle: PolicyBundle, path: Path, *, force: bool = False) -> None:
@@ -91,7 +90,7 @@ def write_bundle(bundle: PolicyBundle, path: Path, *, force: bool = False) -> No
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(json.dumps(bundle.model_dump(mode="json"), indent=2) + "\n")
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         raise BadInput(
             f"cannot write {str(path)!r} ({error.strerror}): choose a writable folder"

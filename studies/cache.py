@@ -62,7 +62,7 @@ class DiskTraceCache:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(trace.to_bytes())
-            os.replace(partial, path)
+            Path(partial).replace(path)
         except BaseException:
             Path(partial).unlink(missing_ok=True)
             raise

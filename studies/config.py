@@ -207,9 +207,7 @@ def preset_names() -> list[str]:
     )
 
 
-def load_config(
-    source: str, *, name: str | None = None, trials: int | None = None
-) -> StudyConfig:
+def load_config(source: str, *, name: str | None = None, trials: int | None = None) -> StudyConfig:
     """Read a preset or a TOML file.
 
     Args:

@@ -6,6 +6,7 @@ Today it is Optuna's own ``RDBStorage`` on SQLite. Only :mod:`studies.store` cal
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError
 
-from search.errors import BadInput, ExitbitsError
+from search.errors import BadInput
 
 BUSY_TIMEOUT_S = 60
 
@@ -42,6 +43,15 @@ def sqlite_file(url: str) -> Path:
     return Path(parsed.database)
 
 
+def check_writable(url: str) -> None:
+    """Raise ``BadInput`` unless a store can be written at ``url``; nothing is created."""
+    file = sqlite_file(url)
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise BadInput(
+            f"cannot write store {str(file)!r}: choose a writable folder that exists with --store"
+        )
+
+
 def open_storage(url: str, *, create: bool) -> RDBStorage:
     """Open the storage at ``url``.
 
@@ -57,9 +67,7 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
         raise BadInput(f"no store at {str(file)!r}: name it with --store, or launch a study first")
     try:
         with exclusive(url):
-            storage = RDBStorage(
-                url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT_S}}
-            )
+            storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT_S}})
             event.listen(storage.engine, "connect", _use_write_ahead_log)
             storage.engine.dispose()  # so that the next connection passes the listener
             with storage.engine.connect() as connection:
@@ -88,7 +96,7 @@ def exclusive(url: str) -> Iterator[None]:
     try:
         lock = path.open("w")
     except OSError as error:
-        raise ExitbitsError(
+        raise BadInput(
             f"cannot write {str(path)!r} ({error.strerror}): the store needs a writable folder"
         ) from error
     with lock:

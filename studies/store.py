@@ -226,7 +226,7 @@ class StudyStore:
                 )
 
     def raise_budget(self, name: str, trials: int) -> StudyRecord:
-        """Let the study go on to ``trials``, if that is more than it has. Returns it as it stands."""
+        """Let the study go on to ``trials`` if that is more than it has; return it as it stands."""
         with exclusive(self.url):
             record = self.get(name)
             if trials > record.config.budget.trials:
@@ -279,7 +279,8 @@ class StudyStore:
     def release_lost(self, name: str) -> int:
         """Queue again every running trial whose worker is gone, and return how many there were.
 
-        A trial that lost its worker ``MAX_ATTEMPTS`` times is not queued again and counts as failed.
+        A trial that lost its worker ``MAX_ATTEMPTS`` times is not queued
+        again and counts as failed.
         """
         lost = 0
         with exclusive(self.url):
@@ -296,7 +297,7 @@ class StudyStore:
         again = attempt < MAX_ATTEMPTS
         set_attr = self._storage.set_trial_user_attr
         if again:
-            params = trial.params or trial.system_attrs.get("fixed_params", {})
+            params = trial.system_attrs.get("fixed_params") or trial.params
             if params:
                 attrs = {
                     key: value
@@ -370,9 +371,7 @@ def _is_alive(worker: dict[str, Any] | None) -> bool:
         return True
     try:
         process = psutil.Process(worker["pid"])
-        return (
-            abs(process.create_time() - worker["started"]) < 1
-            and process.status() != psutil.STATUS_ZOMBIE
-        )
+        same = abs(process.create_time() - float(worker["started"])) < 1
+        return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

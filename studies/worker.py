@@ -80,8 +80,6 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--parent", type=int, required=True)
     args = parser.parse_args()
-    # Ctrl-C reaches the whole process group; the launcher decides what it means for its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         worker = Worker(
             StudyStore(args.store), args.study, args.index, DiskTraceCache(args.cache), args.parent

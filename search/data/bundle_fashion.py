@@ -1,4 +1,4 @@
-"""Make the bundled files again from the published ones: ``python -m search.data.bundle_fashion DIR``.
+"""Make the bundled files again: ``python -m search.data.bundle_fashion DIR``.
 
 Kept so that the committed bytes can be checked against their source; a test does it where the
 published files are installed.
@@ -22,7 +22,9 @@ CALIBRATION_IMAGES = 1024
 
 def pack(images: np.ndarray, labels: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Rows of pixels and label ``[n, 785]`` uint8, in the given order."""
-    return np.concatenate([images.reshape(len(images), -1), labels[:, None]], axis=1)[order]
+    rows = np.concatenate([images.reshape(len(images), -1), labels[:, None]], axis=1)
+    packed: np.ndarray = rows[order]
+    return packed
 
 
 def bundle(folder: Path) -> dict[str, np.ndarray]:
@@ -42,7 +44,9 @@ def main() -> None:
     for name, rows in bundle(Path(sys.argv[1])).items():
         buffer = io.BytesIO()
         np.save(buffer, rows)
-        (target / name).write_bytes(lzma.compress(buffer.getvalue(), preset=9 | lzma.PRESET_EXTREME))
+        (target / name).write_bytes(
+            lzma.compress(buffer.getvalue(), preset=9 | lzma.PRESET_EXTREME)
+        )
         print(f"{target / name}: {rows.shape}, {(target / name).stat().st_size} bytes")
 
 

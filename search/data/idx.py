@@ -49,5 +49,6 @@ def _read(folder: Path, name: str, magic: int, header: int) -> np.ndarray:
         return np.frombuffer(raw, dtype=np.uint8, offset=header)
     raise BadInput(
         f"no {name}[.gz] in {str(folder)!r}: name the folder that holds the four published "
-        "Fashion-MNIST files (Debian: package dataset-fashion-mnist, /usr/share/datasets/fashion-mnist)"
+        "Fashion-MNIST files (Debian's package dataset-fashion-mnist puts them into "
+        "/usr/share/datasets/fashion-mnist)"
     )

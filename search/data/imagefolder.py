@@ -53,14 +53,19 @@ def read_image(path: Path, spec: InputSpec) -> np.ndarray:
         with Image.open(path) as raw:
             image = raw.convert("L" if channels == 1 else "RGB")
     except (OSError, UnidentifiedImageError) as error:
-        raise BadInput(f"cannot read image {str(path)!r} ({error}): remove or replace it") from error
+        raise BadInput(
+            f"cannot read image {str(path)!r} ({error}): remove or replace it"
+        ) from error
     scale = max(height, width) / spec.crop_pct / min(image.size)
     resampling = {
         "bicubic": Image.Resampling.BICUBIC,
         "bilinear": Image.Resampling.BILINEAR,
         "nearest": Image.Resampling.NEAREST,
     }.get(spec.interpolation, Image.Resampling.BICUBIC)
-    size = [max(edge, round(length * scale)) for edge, length in zip((width, height), image.size)]
+    size = [
+        max(edge, round(length * scale))
+        for edge, length in zip((width, height), image.size, strict=True)
+    ]
     image = image.resize((size[0], size[1]), resampling)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     pixels = np.asarray(image.crop((left, top, left + width, top + height)))
@@ -94,7 +99,9 @@ class ImageFolderDataset:
             raise BadInput(
                 f"{str(self.path)!r} leaves split {name!r} without images: add images to val"
             )
-        return Split(name, self._digest(files), np.array([f[1] for f in files]), self._reader(files))
+        return Split(
+            name, self._digest(files), np.array([f[1] for f in files]), self._reader(files)
+        )
 
     def _fraction(self, path: Path) -> float:
         name = path.relative_to(self.path).as_posix()

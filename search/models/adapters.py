@@ -72,7 +72,9 @@ class VitAdapter:
 
     def embed(self, images: Tensor) -> Tensor:
         model = self.backbone
-        tokens: Tensor = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+        tokens: Tensor = model.norm_pre(
+            model.patch_drop(model._pos_embed(model.patch_embed(images)))
+        )
         return tokens
 
     def run_block(self, block: int, tokens: Tensor) -> Tensor:

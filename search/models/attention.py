@@ -57,7 +57,8 @@ class ExplicitAttention(nn.Module):
         out = self.norm(out.transpose(1, 2).reshape(batch, tokens, -1))
         if self.gate is not None:
             out = out * torch.sigmoid(self.gate(x))
-        return self.proj_drop(self.proj(out))
+        projected: Tensor = self.proj_drop(self.proj(out))
+        return projected
 
 
 def make_attention_explicit(model: nn.Module) -> int:

@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from search.digest import digest_of
 from search.errors import BadInput
 
-CARD_SCHEMA = 1
-
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +52,7 @@ class ModelCard(_Frozen):
     ``weights_sha256`` ties the card to one safetensors file; :attr:`digest` names the pair.
     """
 
-    card_schema: Literal[1] = CARD_SCHEMA
+    card_schema: Literal[1] = 1
     name: str
     task: str
     architecture: Architecture

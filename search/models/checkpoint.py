@@ -6,7 +6,6 @@ file is refused, not half-loaded.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import timm
@@ -22,15 +21,28 @@ from search.models.stems import resolve_stem
 
 
 def build_backbone(
-    architecture: Architecture, classes: int, pretrained: bool = False
+    architecture: Architecture, classes: int, pretrained: bool | Path = False
 ) -> torch.nn.Module:
-    """Create the timm backbone of a card, with timm's pretrained weights if asked.
+    """Create the timm backbone of a card.
+
+    Args:
+        architecture: what to build.
+        classes: number of classes; a head of another size in pretrained weights is left out.
+        pretrained: True downloads timm's own weights; a path reads them from a safetensors file in
+            timm's format.
 
     Raises:
         BadInput: for a name or argument that timm does not know.
-        ExitbitsError: when pretrained weights cannot be fetched.
+        ExitbitsError: when pretrained weights cannot be had.
     """
     kwargs = dict(architecture.kwargs)
+    if isinstance(pretrained, Path):
+        if pretrained.suffix != ".safetensors":
+            raise BadInput(
+                f"pretrained weights {str(pretrained)!r} are not a .safetensors file: "
+                "other formats (pickles among them) are never loaded"
+            )
+        kwargs["pretrained_cfg_overlay"] = {"file": str(pretrained)}
     if architecture.stem != "patch":
         kwargs["embed_layer"] = resolve_stem(architecture.stem)
     if not timm.is_model(architecture.timm):
@@ -40,19 +52,22 @@ def build_backbone(
             + (f"near it are {', '.join(close)}" if close else "see timm.list_models()")
         )
     try:
-        return timm.create_model(
-            architecture.timm, pretrained=pretrained, num_classes=classes, **kwargs
+        backbone: torch.nn.Module = timm.create_model(
+            architecture.timm, pretrained=bool(pretrained), num_classes=classes, **kwargs
         )
+        return backbone
     except (TypeError, AssertionError, ValueError) as error:
         raise BadInput(
             f"timm cannot build {architecture.timm!r} with {architecture.kwargs}: {error}"
         ) from error
-    except (OSError, RuntimeError) as error:
+    except Exception as error:
+        # Downloads fail in many ways (network, hub, file format), all with the same remedy.
         if not pretrained:
             raise
         raise ExitbitsError(
-            f"cannot load pretrained weights of {architecture.timm!r} ({type(error).__name__}): "
-            "check the network, or leave --pretrained out"
+            f"cannot load pretrained weights of {architecture.timm!r} ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else ''}): check the network or the file, "
+            "or leave --pretrained out"
         ) from error
 
 
@@ -98,8 +113,8 @@ def save_checkpoint(model: EarlyExitModel, card: ModelCard, weights: Path) -> Mo
         card = card.model_copy(update={"weights_sha256": digest_of_file(partial)})
         card_partial = weights.with_suffix(".json.partial")
         card_partial.write_text(card.model_dump_json(indent=2) + "\n")
-        os.replace(partial, weights)
-        os.replace(card_partial, card_path(weights))
+        partial.replace(weights)
+        card_partial.replace(card_path(weights))
     except (OSError, SafetensorError) as error:
         raise BadInput(
             f"cannot write checkpoint {str(weights)!r} ({error}): choose a writable folder"

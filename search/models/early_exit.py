@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search.cost import Ledger, Op
+from search.cost import Kind, Ledger, Op, Part
 from search.models.adapters import BackboneAdapter, adapt
 from search.models.attention import MatMul
 from search.models.heads import resolve_head
@@ -141,6 +141,7 @@ class EarlyExitModel(nn.Module):
     def _describe(
         self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
     ) -> Op:
+        part: Part
         if name.startswith("heads."):
             short, part, block = name, "head", int(name.split(".")[1])
         else:
@@ -149,6 +150,8 @@ class EarlyExitModel(nn.Module):
         if isinstance(module, MatMul):
             macs = output.numel() * inputs[0].shape[-1]
             return Op(short, "matmul", part, block, macs, short.rpartition(".")[0])
-        kind = "linear" if isinstance(module, nn.Linear) else "conv"
-        fan_in = module.weight[0].numel()
+        kind: Kind = "linear" if isinstance(module, nn.Linear) else "conv"
+        weight = module.weight
+        assert isinstance(weight, Tensor)  # the ledger watches layers with weights only
+        fan_in = weight[0].numel()
         return Op(short, kind, part, block, output.numel() * fan_in, short)

@@ -88,7 +88,8 @@ class MinMax:
 
     def weight_scale(self, rows: Tensor, bits: int) -> Tensor:
         peak = rows.abs().amax(dim=1).clamp_min(torch.finfo(rows.dtype).tiny)
-        return peak / (2 ** (bits - 1) - 1)
+        scale: Tensor = peak / (2 ** (bits - 1) - 1)
+        return scale
 
     def activation_range(self, seen: Histogram, bits: int) -> AffineRange:
         return AffineRange.covering(0.0 if seen.unsigned else seen.low, seen.high, bits)

@@ -133,9 +133,9 @@ class ReferenceEngine:
             codes = [ActivationCodes(seen[op], quantizer) for op in operands(name, module)]
             replacement: QuantizedProduct | QuantizedMatMul
             if isinstance(module, MatMul):
-                replacement = QuantizedMatMul(*codes)
+                replacement = QuantizedMatMul(codes[0], codes[1])
             else:
-                replacement = QuantizedProduct(module, *codes, quantizer)
+                replacement = QuantizedProduct(module, codes[0], quantizer)
             parent = self.model.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], replacement)
             self.sites[name.removeprefix("backbone.")] = replacement

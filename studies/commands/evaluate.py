@@ -17,10 +17,15 @@ from studies.commands.common import add_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``exitbits evaluate``."""
     parser.add_argument("policy", type=Path, help="a bundle written by 'exitbits pick'")
-    parser.add_argument("--split", choices=HELD_OUT_SPLITS, default="search",
-                        help="what to measure on (default %(default)s)")
-    parser.add_argument("--checkpoint", metavar="FILE",
-                        help="the same model at another place than the bundle says")
+    parser.add_argument(
+        "--split",
+        choices=HELD_OUT_SPLITS,
+        default="search",
+        help="what to measure on (default %(default)s)",
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="FILE", help="the same model at another place than the bundle says"
+    )
     add_json(parser)
 
 

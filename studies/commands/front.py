@@ -19,8 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     add_json(form)  # type: ignore[arg-type]
     form.add_argument("--csv", action="store_true", help="print CSV instead of a table")
-    parser.add_argument("--export", type=Path, metavar="DIR",
-                        help="also write every policy of the front as a bundle into DIR")
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="also write every policy of the front as a bundle into DIR",
+    )
     parser.add_argument("--force", action="store_true", help="replace existing bundles")
 
 

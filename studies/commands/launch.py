@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from importlib.metadata import entry_points
@@ -17,7 +18,7 @@ from studies.config import StudyConfig, load_config
 from studies.fronts import FrontSummary
 from studies.launchers.local import LocalWorkers, usable_cores
 from studies.progress import ProgressDisplay
-from studies.storage import sqlite_file
+from studies.storage import check_writable, sqlite_file
 from studies.store import StudyRecord, StudyStore
 
 POLL_S = 0.5
@@ -26,17 +27,32 @@ INTERRUPTED = 130
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``exitbits launch``."""
-    parser.add_argument("study", nargs="?", default="fashion", metavar="PRESET or STUDY.toml",
-                        help="what to search (default: the preset fashion)")
+    parser.add_argument(
+        "study",
+        nargs="?",
+        default="fashion",
+        metavar="PRESET or STUDY.toml",
+        help="what to search (default: the preset fashion)",
+    )
     add_store(parser)
-    parser.add_argument("--workers", type=positive, metavar="N",
-                        help="worker processes (default: one per core)")
+    parser.add_argument(
+        "--workers", type=positive, metavar="N", help="worker processes (default: one per core)"
+    )
     parser.add_argument("--trials", type=positive, metavar="N", help="budget of the study")
     parser.add_argument("--name", help="name of the study (default: what the file says)")
-    parser.add_argument("--cache", type=Path, metavar="DIR", default=default_cache_folder(),
-                        help="folder of shared traces (default %(default)s)")
-    parser.add_argument("--report", type=Path, metavar="FILE.html",
-                        help="HTML page of the front (default NAME.html)")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        default=default_cache_folder(),
+        help="folder of shared traces (default %(default)s)",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="HTML page of the front (default NAME.html)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     interrupted = _serve(store, record, workers, console)
     progress = store.progress(name)
     summary = FrontSummary.of(record, store.evaluations(name))
+    if workers.failed:
+        console.print(f"a worker ended early: {_last_line(log)} (log: {log})", markup=False)
     for trial, reason in store.failures(name):
         console.print(f"trial {trial} failed: {reason}", style="yellow", markup=False)
     if summary.rows:
@@ -75,6 +93,7 @@ def _open(
     url: str, config: StudyConfig, cache: DiskTraceCache, console: Console
 ) -> tuple[StudyStore, StudyRecord]:
     """Take the study up where it exists, else check everything and create it."""
+    check_writable(url)
     if sqlite_file(url).is_file():
         store = StudyStore(url)
         if (known := store.find(config.name)) is not None:
@@ -103,12 +122,11 @@ def _open(
     return store, record
 
 
-def _serve(
-    store: StudyStore, record: StudyRecord, workers: LocalWorkers, console: Console
-) -> bool:
+def _serve(store: StudyStore, record: StudyRecord, workers: LocalWorkers, console: Console) -> bool:
     """Run the workers until the budget is spent; returns whether Ctrl-C came first."""
     name = record.config.name
     display = ProgressDisplay(console)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as for Ctrl-C
     store.release_lost(name)
     if store.progress(name).done:
         return False

@@ -31,16 +31,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     add_json(parser)
     rule = parser.add_mutually_exclusive_group(required=True)
-    rule.add_argument("--max-gbops", type=_finite, metavar="X",
-                      help="the most accurate policy at an expected cost of at most X GBOPs")
-    rule.add_argument("--min-accuracy", type=_finite, metavar="A",
-                      help="the cheapest policy with an accuracy of at least A, in [0, 1]")
-    rule.add_argument("--max-drop", type=_finite, metavar="D",
-                      help="the cheapest policy at most D below full precision, in [0, 1]")
+    rule.add_argument(
+        "--max-gbops",
+        type=_finite,
+        metavar="X",
+        help="the most accurate policy at an expected cost of at most X GBOPs",
+    )
+    rule.add_argument(
+        "--min-accuracy",
+        type=_finite,
+        metavar="A",
+        help="the cheapest policy with an accuracy of at least A, in [0, 1]",
+    )
+    rule.add_argument(
+        "--max-drop",
+        type=_finite,
+        metavar="D",
+        help="the cheapest policy at most D below full precision, in [0, 1]",
+    )
     rule.add_argument("--knee", action="store_true", help="the knee of the front")
     rule.add_argument("--digest", metavar="PREFIX", help="the policy with this digest")
-    parser.add_argument("-o", "--output", type=Path, default=Path("policy.json"), metavar="FILE",
-                        help="bundle to write (default %(default)s)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("policy.json"),
+        metavar="FILE",
+        help="bundle to write (default %(default)s)",
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing bundle")
 
 

@@ -12,25 +12,49 @@ from search.errors import BadInput
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``exitbits train``."""
     parser.add_argument(
-        "recipe", choices=("fashion", "imagefolder"), help="what to train on: Fashion-MNIST's "
-        "published files, or folders of images by class (DIR/train/CLASS/*.jpg)"
+        "recipe",
+        choices=("fashion", "imagefolder"),
+        help="what to train on: Fashion-MNIST's "
+        "published files, or folders of images by class (DIR/train/CLASS/*.jpg)",
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the image files")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE.safetensors",
-                        help="checkpoint to write (default RECIPE.safetensors); its card is the "
-                        "same name ending in .json")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE.safetensors",
+        help="checkpoint to write (default RECIPE.safetensors); its card is the "
+        "same name ending in .json",
+    )
     parser.add_argument("--epochs", type=int, help="passes over the training images")
     parser.add_argument("--batch-size", type=int, help="images a step")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
-    parser.add_argument("--no-compile", action="store_true",
-                        help="do not compile the training step (starts faster, runs slower)")
-    parser.add_argument("--model", default="vit_tiny_patch16_224", metavar="TIMM",
-                        help="imagefolder: any timm VisionTransformer (default %(default)s)")
-    parser.add_argument("--pretrained", action="store_true",
-                        help="imagefolder: start from timm's pretrained weights")
-    parser.add_argument("--exits", metavar="B,B,...",
-                        help="imagefolder: exit after these blocks (default every second block)")
+    parser.add_argument(
+        "--no-compile",
+        action="store_true",
+        help="do not compile the training step (starts faster, runs slower)",
+    )
+    parser.add_argument(
+        "--model",
+        default="vit_tiny_patch16_224",
+        metavar="TIMM",
+        help="imagefolder: any timm VisionTransformer (default %(default)s)",
+    )
+    parser.add_argument(
+        "--pretrained",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="FILE",
+        help="imagefolder: start from timm's pretrained weights, downloaded, or read from a "
+        "safetensors file",
+    )
+    parser.add_argument(
+        "--exits",
+        metavar="B,B,...",
+        help="imagefolder: exit after these blocks (default every second block)",
+    )
     parser.add_argument("--head", help="exit head: linear or mlp (default linear)")
     parser.add_argument("--force", action="store_true", help="replace an existing checkpoint")
 
@@ -61,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
         output,
         overrides={name: value for name, value in overrides.items() if value is not None},
         timm_model=args.model,
-        pretrained=args.pretrained,
+        pretrained=Path(args.pretrained)
+        if isinstance(args.pretrained, str)
+        else args.pretrained,
         exits=_parse_exits(args.exits),
         head=args.head,
         say=lambda line: print(line, file=sys.stderr, flush=True),

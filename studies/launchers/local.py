@@ -53,8 +53,15 @@ class LocalWorkers:
             "--threads", threads, "--cache", str(self.cache), "--parent", str(os.getpid()),
         ]  # fmt: skip
         with self.log.open("ab") as log:
+            # In a process group of its own: Ctrl-C reaches the launcher only, which decides what
+            # it means for the workers.
             self._processes[index] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                process_group=0,
             )
 
     @property

@@ -1,0 +1,44 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from running import command_env, command_line
+from small_study import FIELDS, small_ledger
+
+from studies.config import StudyConfig, parse_config
+from studies.store import StudyRecord
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trace cache that all tests of a session share, so that a pass is paid for once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def exitbits(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the real command in a folder of the test's own."""
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command_line(arguments), cwd=tmp_path, env=command_env(), text=True,
+            capture_output=True, timeout=240, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def make_record() -> Callable[..., StudyRecord]:
+    """Build a study record; keyword arguments replace sections of its configuration."""
+
+    def make(**changes: object) -> StudyRecord:
+        config: StudyConfig = parse_config({**FIELDS, **changes}, "test")
+        return StudyRecord(config, small_ledger(), 0.9, "accuracy", "f" * 64)
+
+    return make

@@ -1,0 +1,62 @@
+"""Traces on disk: whole or absent, never half."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from search.errors import BadInput
+from search.trace import ExitTrace
+from studies.cache import DiskTraceCache
+
+
+def trace() -> ExitTrace:
+    rng = np.random.default_rng(0)
+    return ExitTrace(
+        rng.random((50, 3), dtype=np.float32), rng.integers(0, 9, (50, 3, 2)), (1, 2, 3)
+    )
+
+
+def test_a_trace_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    cache = DiskTraceCache(tmp_path)
+    cache.store("ab" * 32, trace())
+    back = cache.load("ab" * 32)
+    assert back is not None
+    np.testing.assert_array_equal(back.confidence, trace().confidence)
+    np.testing.assert_array_equal(back.statistic, trace().statistic)
+    assert back.exit_blocks == (1, 2, 3)
+
+
+def test_an_unknown_key_is_absent(tmp_path: Path) -> None:
+    assert DiskTraceCache(tmp_path).load("cd" * 32) is None
+
+
+@pytest.mark.parametrize("keep", [0, 10, -20])
+def test_a_damaged_file_counts_as_absent_and_is_written_anew(tmp_path: Path, keep: int) -> None:
+    cache = DiskTraceCache(tmp_path)
+    cache.store("ab" * 32, trace())
+    path = cache.path("ab" * 32)
+    path.write_bytes(path.read_bytes()[:keep])
+    assert cache.load("ab" * 32) is None
+    cache.store("ab" * 32, trace())
+    assert cache.load("ab" * 32) is not None
+
+
+def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path) -> None:
+    class Unwritable(ExitTrace):
+        def to_bytes(self) -> bytes:
+            raise OSError("disk full")
+
+    cache = DiskTraceCache(tmp_path)
+    whole = trace()
+    with pytest.raises(OSError, match="disk full"):
+        cache.store("ab" * 32, Unwritable(whole.confidence, whole.statistic, whole.exit_blocks))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="--cache"):
+        DiskTraceCache(tmp_path / "file")

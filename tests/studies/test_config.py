@@ -1,0 +1,102 @@
+"""A configuration is refused in one line that names the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from search.errors import BadInput
+from studies.config import load_config, parse_config, preset_names
+
+GOOD = """
+name = "mine"
+[model]
+checkpoint = "bundled:fashion"
+[data]
+dataset = "fashion"
+"""
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "study.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_every_preset_loads() -> None:
+    assert "fashion" in preset_names()
+    for name in preset_names():
+        assert load_config(name).name == name
+
+
+def test_name_and_budget_can_be_replaced() -> None:
+    config = load_config("fashion", name="other", trials=7)
+    assert (config.name, config.budget.trials) == ("other", 7)
+
+
+@pytest.mark.parametrize(
+    ("addition", "words"),
+    [
+        ("[sampler]\nnmae = 'tpe'", ["sampler.nmae", "allowed are name, seed"]),
+        ("[sampler]\nname = 'cma'", ["'cma'", "nsga2, random, tpe"]),
+        ("[quantizer]\nname = 'gptq'", ["'gptq'", "minmax, mse"]),
+        ("[space]\nweight_bits = [1, 4]", ["1 bits", "2 to 8"]),
+        ("[space]\nweight_bits = [4, 9]", ["9 bits", "2 to 8"]),
+        ("[space]\nactivation_bits = [8, 4]", ["[8, 4]", "ascending"]),
+        ("[space]\nweight_bits = []", ["weight_bits", "[]", "at least 1"]),
+        ("[space]\nweight_bits = [4.5]", ["4.5", "integer"]),
+        ("[space]\nhead_bits = 12", ["12 bits", "2 to 8"]),
+        ("[space]\ngranularity = 'channel'", ["'channel'", "'block' or 'layer'"]),
+        ("[space]\nthresholds = [0.2, 1.5]", ["1.5", "less than or equal to 1"]),
+        ("[space]\nthresholds = [-0.1, 1.0]", ["-0.1", "greater than or equal to 0"]),
+        ("[space]\nthresholds = [nan, 1.0]", ["nan"]),
+        ("[space]\nthresholds = [0.9, 0.4]", ["[0.9, 0.4]", "lower one first"]),
+        ("[anchors]\nthresholds = [0.1]", ["anchors.thresholds 0.1", "0.3 to 1.0"]),
+        ("[anchors]\nbits = [32]", ["anchors.bits 32"]),
+        ("[budget]\ntrials = 0", ["budget.trials", "0", "greater than or equal to 1"]),
+        ("[budget]\ntrials = inf", ["budget.trials", "inf"]),
+        ("[nonsense]", ["nonsense", "allowed are name, model, data"]),
+        ("[[sampler]]", ["sampler"]),
+        ("[broken", ["not valid TOML"]),
+    ],
+)
+def test_bad_values_are_refused_in_one_line(
+    tmp_path: Path, addition: str, words: list[str]
+) -> None:
+    with pytest.raises(BadInput) as caught:
+        load_config(write(tmp_path, GOOD + addition))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "study.toml" in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("", "printable"), ("   ", "printable"), ("a\x00b", "printable"), ("x" * 101, "100")],
+)
+def test_names_that_cannot_be_shown_are_refused(name: str, why: str) -> None:
+    with pytest.raises(BadInput, match=why):
+        load_config("fashion", name=name)
+
+
+@pytest.mark.parametrize("source", ["fashoin", "nowhere.toml", ""])
+def test_unknown_presets_and_files_are_refused(source: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        load_config(source)
+    assert repr(source) in str(caught.value)
+
+
+def test_a_missing_section_is_named() -> None:
+    with pytest.raises(BadInput, match="'model' is missing"):
+        parse_config({"name": "x", "data": {"dataset": "fashion"}}, "here")
+
+
+def test_identity_is_everything_but_the_budget(tmp_path: Path) -> None:
+    one = load_config(write(tmp_path, GOOD))
+    more = load_config(write(tmp_path, GOOD + "[budget]\ntrials = 500"))
+    other = load_config(write(tmp_path, GOOD + "[sampler]\nseed = 3"))
+    assert one.difference(more) is None
+    assert one.difference(other) == "sampler.seed is 3 there and 0 here"
