@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -117,13 +118,23 @@ def _add_references(figure: go.Figure, summary: FrontSummary) -> None:
             f"{summary.w32a32_gbops:.1f} GBOPs",
             "font": {"color": theme.GREEN},
         },
-        annotation_position="top left",
+        annotation_position="top right",
     )
     figure.add_vline(
         x=summary.w8a8_gbops,
         line={"color": theme.PURPLE, "dash": "dot", "width": 1.5},
-        annotation={"text": "W8A8, full depth", "font": {"color": theme.PURPLE}},
-        annotation_position="bottom left",
+    )
+    # On a log axis annotations are placed by exponent, unlike shapes.
+    figure.add_annotation(
+        x=math.log10(summary.w8a8_gbops),
+        y=0,
+        yref="y domain",
+        text="W8A8, full depth",
+        font={"color": theme.PURPLE},
+        showarrow=False,
+        xanchor="right",
+        yanchor="bottom",
+        textangle=-90,
     )
 
 
@@ -155,10 +166,10 @@ def bits_figure(summary: FrontSummary) -> go.Figure:
     )
     figure.update_layout(
         theme.layout(
-            height=120 + 24 * len(groups),
+            height=144 + 24 * len(groups),
             xaxis={"title": "policies of the front, cheapest first (GBOPs)", "type": "category"},
             yaxis={"title": "group (w weights, a activations)", "type": "category"},
-            margin={"l": 110, "r": 30, "t": 20, "b": 70},
+            margin={"l": 110, "r": 30, "t": 44, "b": 70},
         )
     )
     return figure
@@ -186,6 +197,13 @@ def exits_figure(summary: FrontSummary) -> go.Figure:
             barmode="stack",
             xaxis={"title": "policies of the front, cheapest first (GBOPs)", "type": "category"},
             yaxis={"title": "share of samples", "tickformat": ".0%", "range": [0, 1]},
+            legend={
+                "orientation": "h",
+                "yanchor": "bottom",
+                "y": 1.02,
+                "x": 0,
+                "traceorder": "normal",
+            },
         )
     )
     return figure

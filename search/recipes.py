@@ -92,7 +92,7 @@ def train_recipe(
             "training": {
                 "command": shlex.join(["exitbits", *sys.argv[1:]]),
                 "recipe": recipe.as_dict(),
-                "pretrained": str(pretrained),
+                "pretrained": str(pretrained) if isinstance(pretrained, Path) else pretrained,
                 "seconds": round(seconds),
                 "torch": torch.__version__,
                 f"{held_out.name}_accuracy_by_exit": accuracies,

@@ -48,7 +48,7 @@ class ActivationCodes(nn.Module):
         """Codes less the zero point, so that ``codes * scale`` is the quantized value."""
         if self.bits == FULL_PRECISION:
             return value
-        return torch.round(value / self.scale).clamp_(self._lowest, self._highest)
+        return (value / self.scale).round_().clamp_(self._lowest, self._highest)
 
 
 class QuantizedProduct(nn.Module):
@@ -91,8 +91,9 @@ class QuantizedProduct(nn.Module):
             )
         else:
             product = F.linear(codes, self.codes)
-        product = product * self.scale
-        return product if self.bias is None else product + self.bias
+        if self.bias is None:
+            return product * self.scale
+        return torch.addcmul(self.bias, product, self.scale)
 
 
 class QuantizedMatMul(nn.Module):

@@ -1,0 +1,183 @@
+"""The BOPs ledger against torch's FLOP counter, closed formulas and brute force over samples."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from search.cost import Ledger, Op
+from search.models.checkpoint import attach_exits, build_backbone
+from search.policy import QUANTIZED_BITS, Policy
+from search.recipes import FASHION_ARCHITECTURE
+
+MODELS = {
+    "vit": ("vit_tiny_patch16_224", {}, (3, 224, 224), (2, 6, 12), "linear"),
+    "deit-distilled": ("deit_tiny_distilled_patch16_224", {}, (3, 224, 224), (4, 8, 12), "mlp"),
+    "average-pool": (
+        "vit_tiny_patch16_224",
+        {"img_size": 64, "class_token": False, "global_pool": "avg", "depth": 3},
+        (3, 64, 64),
+        (1, 2, 3),
+        "mlp",
+    ),
+    "conv-stem": (None, {}, (1, 28, 28), (1, 2, 4, 6), "linear"),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model_and_shape(request: pytest.FixtureRequest):
+    name, kwargs, shape, exits, head = MODELS[request.param]
+    if name is None:
+        backbone = build_backbone(FASHION_ARCHITECTURE, 10)
+    else:
+        backbone = timm.create_model(name, num_classes=10, **kwargs)
+    return attach_exits(backbone, exits, head, 10).eval(), shape
+
+
+@pytest.fixture(scope="module")
+def ledger(model_and_shape) -> Ledger:
+    model, shape = model_and_shape
+    return model.ledger(shape)
+
+
+def random_policy(ledger: Ledger, granularity: str, seed: int = 0) -> Policy:
+    rng = np.random.default_rng(seed)
+    weights, activations = ledger.groups(granularity)
+    draw = lambda count: tuple(int(b) for b in rng.choice(QUANTIZED_BITS, count))  # noqa: E731
+    thresholds = (0.5,) * (len(ledger.exit_blocks) - 1) + (0.0,)
+    return Policy(granularity, draw(len(weights)), draw(len(activations)), thresholds, 7, 6)
+
+
+def hand_bops(op: Op, policy: Policy) -> int:
+    """BOPs of one operation, its bits looked up by the order of a block's layers."""
+    if op.part != "block":
+        return op.macs * (policy.embed_bits if op.part == "embed" else policy.head_bits) ** 2
+    if policy.granularity == "block":
+        left, right = policy.activation_bits[op.block - 1], policy.weight_bits[op.block - 1]
+    else:
+        layer = op.name.split(".", 2)[2]
+        weight = {"attn.qkv": 0, "attn.proj": 1, "mlp.fc1": 2, "mlp.fc2": 3}.get(layer)
+        place = {"attn.qkv": 0, "attn.proj": 2, "mlp.fc1": 3, "mlp.fc2": 4}.get(layer, 1)
+        left = policy.activation_bits[5 * (op.block - 1) + place]
+        right = 0 if weight is None else policy.weight_bits[4 * (op.block - 1) + weight]
+    return op.macs * left * (left if op.kind == "matmul" else right)
+
+
+def test_total_macs_are_half_of_torchs_flops(model_and_shape, ledger: Ledger):
+    model, shape = model_and_shape
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *shape))
+    assert sum(op.macs for op in ledger.ops) * 2 == counter.get_total_flops() > 0
+
+
+def test_a_block_of_vit_tiny_follows_the_closed_formula():
+    backbone = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=10)
+    ops = {
+        op.name: op for op in attach_exits(backbone, (1,), "linear", 10).ledger((3, 224, 224)).ops
+    }
+    tokens, width = 14 * 14 + 1, 192
+    expected = {
+        "patch_embed.proj": (14 * 14) * width * (3 * 16 * 16),
+        "blocks.0.attn.qkv": tokens * width * 3 * width,
+        "blocks.0.attn.scores": tokens * tokens * width,
+        "blocks.0.attn.context": tokens * tokens * width,
+        "blocks.0.attn.proj": tokens * width * width,
+        "blocks.0.mlp.fc1": tokens * width * 4 * width,
+        "blocks.0.mlp.fc2": tokens * width * 4 * width,
+        "head": width * 10,
+    }
+    assert {name: op.macs for name, op in ops.items()} == expected
+    assert [(op.part, op.block) for op in ops.values()] == [
+        ("embed", 0), *[("block", 1)] * 6, ("head", 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("granularity", ["block", "layer"])
+def test_cost_equals_the_amortized_formula_and_a_loop_over_samples(
+    ledger: Ledger, granularity: str
+):
+    policy = random_policy(ledger, granularity)
+    depths = np.array(ledger.exit_blocks)
+    exits = np.random.default_rng(1).choice(
+        len(depths), 200, p=np.r_[0.6, [0.4 / (len(depths) - 1)] * (len(depths) - 1)]
+    )
+    cost = ledger.cost(policy, exits)
+
+    def total(part: str, block: int) -> int:
+        return sum(
+            hand_bops(op, policy) for op in ledger.ops if (op.part, op.block) == (part, block)
+        )
+
+    # A = embed + sum_l u_l BOPs_l + sum_e u_{l_e} BOPs_head_e
+    utilization = {l: (depths[exits] >= l).mean() for l in range(1, depths[-1] + 1)}  # noqa: E741
+    amortized = (
+        total("embed", 0)
+        + sum(utilization[l] * total("block", l) for l in utilization)  # noqa: E741
+        + sum(utilization[l] * total("head", l) for l in depths)  # noqa: E741
+    )
+    assert cost.expected == pytest.approx(amortized, rel=1e-12)
+
+    samples = []
+    for exit_index in exits:
+        last = depths[exit_index]
+        samples.append(sum(hand_bops(op, policy) for op in ledger.ops if op.block <= last))
+    assert cost.expected == pytest.approx(np.mean(samples), rel=1e-12)
+    assert cost.p95 == np.percentile(samples, 95, method="inverted_cdf")
+    assert cost.worst == sum(hand_bops(op, policy) for op in ledger.ops)
+    assert ledger.path_bops(policy).tolist() == sorted({*samples, cost.worst})
+    assert sum(row.bops for row in ledger.rows(policy)) == cost.worst
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60))
+def test_p95_is_numpys_inverted_cdf(exits: list[int]):
+    ops = tuple(Op(f"b{i}", "linear", "block", i, 100 * i, f"b{i}") for i in range(1, 7))
+    ledger = Ledger(ops, (1, 2, 3, 4, 5, 6))
+    policy = Policy("block", (4,) * 6, (8,) * 6, (0.5,) * 5 + (0,))
+    samples = ledger.path_bops(policy)[exits]
+    assert ledger.cost(policy, np.array(exits)).p95 == np.percentile(
+        samples, 95, method="inverted_cdf"
+    )
+
+
+def test_references_count_full_depth_and_the_last_head_only(ledger: Ledger):
+    policy = random_policy(ledger, "layer")
+    depth = ledger.exit_blocks[-1]
+    kept = [op for op in ledger.ops if not (op.part == "head" and op.block < depth)]
+    assert len(kept) < len(ledger.ops)
+    macs = sum(op.macs for op in kept)
+    references = ledger.references(policy)
+    assert (references.w32a32, references.w8a8) == (macs * 1024, macs * 64)
+    assert references.same_bits == sum(hand_bops(op, policy) for op in kept)
+
+
+def test_a_policy_of_another_model_is_refused(ledger: Ledger, refused):
+    policy = random_policy(ledger, "block")
+    for field, words in (
+        ("weight_bits", "weight bit-widths"),
+        ("activation_bits", "activation bit-widths"),
+        ("thresholds", "thresholds"),
+    ):
+        values = getattr(policy, field)
+        with refused(f"{len(values) + 1} {words}", f"needs {len(values)}"):
+            ledger.bits(replace(policy, **{field: (values[0], *values)}))
+
+
+def test_the_ledger_survives_json(ledger: Ledger):
+    assert Ledger.from_dict(json.loads(json.dumps(ledger.as_dict()))) == ledger
+
+
+def test_counting_leaves_the_model_as_it_was(model_and_shape):
+    model, shape = model_and_shape
+    model.train()
+    model.ledger(shape)
+    assert model.training
+    model.eval()
+    assert not any(module._forward_hooks for module in model.modules())
