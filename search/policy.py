@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -106,14 +105,14 @@ class Policy:
         Raises:
             BadInput: for an unknown schema, a missing or unknown field, or a value out of range.
         """
-        if fields.get("schema") != POLICY_SCHEMA:
+        if repr(fields.get("schema")) != repr(POLICY_SCHEMA):  # True is no schema
             raise BadInput(
                 f"policy schema {fields.get('schema')!r} is not {POLICY_SCHEMA}: "
                 "export the policy again with this version of exitbits"
             )
         expected = {"schema", *cls.__dataclass_fields__}
         if set(fields) != expected:
-            odd = ", ".join(sorted(set(fields) ^ expected))
+            odd = ", ".join(sorted(repr(name) for name in set(fields) ^ expected))
             raise BadInput(f"policy fields missing or unknown: {odd}; export the policy again")
         return cls(
             granularity=cast(Granularity, fields["granularity"]),
@@ -133,7 +132,7 @@ class Policy:
         """
         try:
             fields = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(f"a policy must be JSON ({error}): export it again") from error
         if not isinstance(fields, dict):
             raise BadInput("a policy must be a JSON object: export it again")
@@ -155,5 +154,5 @@ def check_bits(what: str, value: object) -> None:
 def check_threshold(what: str, value: object) -> None:
     """Raise ``BadInput`` unless ``value`` is a number in [0, 1]."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not good or not math.isfinite(cast(float, value)) or not 0 <= cast(float, value) <= 1:
+    if not good or not 0 <= cast(float, value) <= 1:  # also false for NaN
         raise BadInput(f"{what} {value!r}: give a number from 0 (always exit) to 1")

@@ -21,6 +21,7 @@ from search.data.imagefolder import ImageFolderDataset, list_images
 from search.data.splits import Split
 from search.digest import digest_of_bytes
 from search.errors import BadInput, unknown_choice
+from search.models.adapters import adapt
 from search.models.card import Architecture, Exits, InputSpec, ModelCard
 from search.models.checkpoint import attach_exits, build_backbone, save_checkpoint
 from search.models.early_exit import EarlyExitModel
@@ -151,7 +152,7 @@ def _prepare_imagefolder(request: Request) -> Prepared:
         interpolation=config["interpolation"],
         crop_pct=config["crop_pct"],
     )
-    depth = len(getattr(backbone, "blocks", ()))
+    depth = adapt(backbone).num_blocks
     card = ModelCard(
         name=request.timm_model,
         task="classification",

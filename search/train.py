@@ -31,7 +31,7 @@ class TrainRecipe:
         batch_size: images a step.
         learning_rate: peak of the one-cycle schedule (warm-up, then cosine to zero), AdamW.
         weight_decay: decoupled decay of matrices; vectors and embeddings have none.
-        warmup_epochs: linear warm-up, in epochs (fractions allowed).
+        warmup_epochs: linear warm-up, in epochs (fractions allowed), at most ``epochs``.
         distillation: weight of the pull towards the last exit's answer, 0 for none.
         temperature: softening of both answers in that term.
         label_smoothing: in [0, 1).
@@ -52,12 +52,17 @@ class TrainRecipe:
     compile: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "seed"):
+            if not isinstance(getattr(self, name), int):
+                raise BadInput(
+                    f"training option {name} = {getattr(self, name)!r}: give a whole number"
+                )
         checks = {
             "epochs": self.epochs >= 1,
             "batch_size": self.batch_size >= 2,
             "learning_rate": 0 < self.learning_rate < 1,
             "weight_decay": 0 <= self.weight_decay < 1,
-            "warmup_epochs": self.warmup_epochs >= 0,
+            "warmup_epochs": 0 <= self.warmup_epochs <= self.epochs,
             "distillation": 0 <= self.distillation <= 10,
             "temperature": 0 < self.temperature <= 100,
             "label_smoothing": 0 <= self.label_smoothing < 1,

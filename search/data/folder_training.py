@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from search.data.imagefolder import open_image
+from search.errors import BadInput
 from search.models.card import InputSpec
 
 
@@ -32,9 +33,7 @@ class _Files(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, target = self.files[index]
-        with Image.open(path) as raw:
-            image = raw.convert("L" if self.spec.size[0] == 1 else "RGB")
-        return self.transform(image), target
+        return self.transform(open_image(path, self.spec.size[0])), target
 
 
 class FolderData:
@@ -56,7 +55,7 @@ class FolderData:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch in random order: images ``[B, C, H, W]`` and targets ``[B]``."""
         cores = len(os.sched_getaffinity(0))
-        yield from DataLoader(
+        loader = DataLoader(
             self._files,
             batch_size=batch_size,
             shuffle=True,
@@ -64,3 +63,8 @@ class FolderData:
             num_workers=min(cores, len(self._files) // batch_size),
             generator=generator,
         )
+        try:
+            yield from loader
+        except BadInput as error:
+            # A reading process hands its error over as text, behind its whole stack trace.
+            raise BadInput(str(error).strip().splitlines()[-1].partition("BadInput: ")[2]) from None

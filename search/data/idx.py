@@ -44,8 +44,10 @@ def _read(folder: Path, name: str, magic: int, header: int) -> np.ndarray:
             raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         except (OSError, EOFError, zlib.error) as error:
             raise BadInput(f"cannot read {str(path)!r} ({error}): fetch the file again") from error
-        if int.from_bytes(raw[:4], "big") != magic:
-            raise BadInput(f"{str(path)!r} is not an IDX file of the kind {magic}: fetch it again")
+        if len(raw) <= header or int.from_bytes(raw[:4], "big") != magic:
+            raise BadInput(
+                f"{str(path)!r} is not a whole IDX file of the kind {magic}: fetch it again"
+            )
         return np.frombuffer(raw, dtype=np.uint8, offset=header)
     raise BadInput(
         f"no {name}[.gz] in {str(folder)!r}: name the folder that holds the four published "

@@ -7,11 +7,12 @@ their relative paths, so that a file keeps its split when others come or go.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from search.data.splits import SPLITS, Split
 from search.digest import digest_of
@@ -42,32 +43,44 @@ def list_images(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
     return classes, files
 
 
-def read_image(path: Path, spec: InputSpec) -> np.ndarray:
-    """Read, resize the shorter side, crop the centre: uint8 ``[H, W, C]``.
+def open_image(path: Path, channels: int) -> Image.Image:
+    """Read an image file as grey (one channel) or RGB.
 
-    The shorter side becomes the crop size divided by ``spec.crop_pct``, as in timm's evaluation
-    transform.
+    Raises:
+        BadInput: naming the file that cannot be read.
     """
-    channels, height, width = spec.size
     try:
         with Image.open(path) as raw:
-            image = raw.convert("L" if channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError) as error:
+            if raw.mode.startswith("I"):
+                # 16-bit grey: Pillow would cut it off at 255 instead of scaling it.
+                grey = Image.fromarray((np.asarray(raw) >> 8).astype(np.uint8))
+                return grey.convert("L" if channels == 1 else "RGB")
+            return raw.convert("L" if channels == 1 else "RGB")
+    except (OSError, ValueError, SyntaxError) as error:
         raise BadInput(
             f"cannot read image {str(path)!r} ({error}): remove or replace it"
         ) from error
-    scale = max(height, width) / spec.crop_pct / min(image.size)
+
+
+def read_image(path: Path, spec: InputSpec) -> np.ndarray:
+    """Read, resize the shorter side, crop the centre: uint8 ``[H, W, C]``.
+
+    The shorter side becomes the crop size divided by ``spec.crop_pct``, with the rounding of timm's
+    evaluation transform.
+    """
+    channels, height, width = spec.size
+    image = open_image(path, channels)
+    short = math.floor(max(height, width) / spec.crop_pct)
+    if image.width <= image.height:
+        size = (short, int(short * image.height / image.width))
+    else:
+        size = (int(short * image.width / image.height), short)
     resampling = {
-        "bicubic": Image.Resampling.BICUBIC,
         "bilinear": Image.Resampling.BILINEAR,
         "nearest": Image.Resampling.NEAREST,
     }.get(spec.interpolation, Image.Resampling.BICUBIC)
-    size = [
-        max(edge, round(length * scale))
-        for edge, length in zip((width, height), image.size, strict=True)
-    ]
-    image = image.resize((size[0], size[1]), resampling)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
+    image = image.resize(size, resampling)
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     pixels = np.asarray(image.crop((left, top, left + width, top + height)))
     return pixels.reshape(height, width, channels)
 

@@ -51,7 +51,7 @@ class VitAdapter:
     """
 
     def __init__(self, backbone: Any) -> None:
-        if backbone.attn_pool is not None:
+        if backbone.attn_pool is not None or not backbone.global_pool:
             raise BadInput(
                 f"global pool {backbone.global_pool!r} is not supported: "
                 "choose a model with 'token' or 'avg' pooling"

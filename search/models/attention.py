@@ -11,12 +11,7 @@ import torch
 from timm.layers.attention import Attention as TimmAttention
 from torch import Tensor, nn
 
-
-class MatMul(nn.Module):
-    """The product of two activations, ``left @ right``, without parameters."""
-
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        return left @ right
+from search.models.counted import MatMul
 
 
 class ExplicitAttention(nn.Module):
@@ -65,12 +60,14 @@ def make_attention_explicit(model: nn.Module) -> int:
     """Replace every timm attention inside ``model`` in place.
 
     Returns:
-        How many were replaced.
+        how many there are now; calling it again changes nothing.
     """
-    replaced = 0
+    explicit = 0
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is TimmAttention:
                 setattr(parent, name, ExplicitAttention(child))
-                replaced += 1
-    return replaced
+                explicit += 1
+            elif isinstance(child, ExplicitAttention):
+                explicit += 1
+    return explicit

@@ -6,6 +6,8 @@ file is refused, not half-loaded.
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 from pathlib import Path
 
 import timm
@@ -46,7 +48,7 @@ def build_backbone(
     if architecture.stem != "patch":
         kwargs["embed_layer"] = resolve_stem(architecture.stem)
     if not timm.is_model(architecture.timm):
-        close = timm.list_models(f"*{architecture.timm.split('_')[0]}*")[:5]
+        close = difflib.get_close_matches(architecture.timm, timm.list_models(), 5)
         raise BadInput(
             f"unknown timm model {architecture.timm!r}: "
             + (f"near it are {', '.join(close)}" if close else "see timm.list_models()")
@@ -56,18 +58,17 @@ def build_backbone(
             architecture.timm, pretrained=bool(pretrained), num_classes=classes, **kwargs
         )
         return backbone
-    except (TypeError, AssertionError, ValueError) as error:
-        raise BadInput(
-            f"timm cannot build {architecture.timm!r} with {architecture.kwargs}: {error}"
-        ) from error
     except Exception as error:
-        # Downloads fail in many ways (network, hub, file format), all with the same remedy.
-        if not pretrained:
-            raise
-        raise ExitbitsError(
-            f"cannot load pretrained weights of {architecture.timm!r} ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''}): check the network or the file, "
-            "or leave --pretrained out"
+        # timm checks little: a wrong argument can end in any error, as can a download.
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        if pretrained:
+            raise ExitbitsError(
+                f"cannot load pretrained weights of {architecture.timm!r} ({reason}): check the "
+                "network or the file, or leave --pretrained out"
+            ) from error
+        raise BadInput(
+            f"timm cannot build {architecture.timm!r} with {architecture.kwargs} ({reason}): "
+            "correct the arguments"
         ) from error
 
 
@@ -87,7 +88,7 @@ def attach_exits(
     """
     depth = len(getattr(backbone, "blocks", ()))
     ascending = list(blocks) == sorted(set(blocks))
-    if depth and (not ascending or blocks[0] < 1 or blocks[-1] != depth):
+    if depth and (not blocks or not ascending or blocks[0] < 1 or blocks[-1] != depth):
         raise BadInput(
             f"exits after blocks {list(blocks)} do not fit a model of {depth} blocks: "
             f"give ascending numbers from 1 that end with {depth}"
@@ -105,21 +106,35 @@ def save_checkpoint(model: EarlyExitModel, card: ModelCard, weights: Path) -> Mo
 
     ``card.weights_sha256`` is replaced by the digest of the file.
     """
+    check_suffix(weights)
     tensors = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
     partial = weights.with_suffix(".safetensors.partial")
+    card_partial = weights.with_suffix(".json.partial")
     try:
         weights.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, partial)
+        partial.chmod(0o644)
         card = card.model_copy(update={"weights_sha256": digest_of_file(partial)})
-        card_partial = weights.with_suffix(".json.partial")
         card_partial.write_text(card.model_dump_json(indent=2) + "\n")
         partial.replace(weights)
         card_partial.replace(card_path(weights))
     except (OSError, SafetensorError) as error:
+        for left_over in (partial, card_partial):
+            with contextlib.suppress(OSError):
+                left_over.unlink()
         raise BadInput(
             f"cannot write checkpoint {str(weights)!r} ({error}): choose a writable folder"
         ) from error
     return card
+
+
+def check_suffix(weights: Path) -> None:
+    """Raise ``BadInput`` unless ``weights`` is named as a safetensors file."""
+    if weights.suffix != ".safetensors":
+        raise BadInput(
+            f"checkpoint {str(weights)!r} is not a .safetensors file: "
+            "other formats (pickles among them) are never loaded"
+        )
 
 
 def load_checkpoint(weights: Path) -> tuple[EarlyExitModel, ModelCard]:
@@ -129,11 +144,7 @@ def load_checkpoint(weights: Path) -> tuple[EarlyExitModel, ModelCard]:
         BadInput: when a file is missing, is no safetensors file, or its digest or its tensors
             differ from what the card says.
     """
-    if weights.suffix != ".safetensors":
-        raise BadInput(
-            f"checkpoint {str(weights)!r} is not a .safetensors file: "
-            "other formats (pickles among them) are never loaded"
-        )
+    check_suffix(weights)
     card = read_card(card_path(weights))
     try:
         found = digest_of_file(weights)
@@ -151,7 +162,8 @@ def load_checkpoint(weights: Path) -> tuple[EarlyExitModel, ModelCard]:
     try:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
+        # torch's first line only says that something is wrong; the next names a tensor.
+        first = " ".join(line.strip() for line in str(error).splitlines()[1:2]) or str(error)
         raise BadInput(
             f"checkpoint {str(weights)!r} does not hold the tensors its card describes ({first}): "
             "restore the pair that 'exitbits train' wrote"

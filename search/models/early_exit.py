@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from search.cost import Kind, Ledger, Op, Part
 from search.models.adapters import BackboneAdapter, adapt
-from search.models.attention import MatMul
+from search.models.counted import Counted, MatMul, counted_modules
 from search.models.heads import resolve_head
 
 
@@ -43,6 +43,8 @@ class EarlyExitModel(nn.Module):
                 for block in self.exit_blocks[:-1]
             }
         )
+        for _ in counted_modules(self):
+            pass  # refuses what could not be counted
         # Kept out of the module tree: the adapter holds the backbone, which is registered already.
         object.__setattr__(self, "adapter", adapter)
 
@@ -67,6 +69,7 @@ class EarlyExitModel(nn.Module):
         """Run every exit: images ``[B, C, H, W]`` to logits ``[B, E, classes]``."""
         return torch.stack(list(self._stages(self.adapter.embed(images))), dim=1)
 
+    @torch.inference_mode()
     def stop_early(
         self,
         images: Tensor,
@@ -100,7 +103,7 @@ class EarlyExitModel(nn.Module):
             answers[remaining] = logits
             if block == self.exit_blocks[-1]:
                 break
-            stops = confidence(logits) >= thresholds[exit_index]
+            stops = confidence(logits) >= np.float64(thresholds[exit_index])
             taken[remaining[stops]] = exit_index
             remaining = remaining[~stops]
             if not len(remaining):
@@ -117,15 +120,14 @@ class EarlyExitModel(nn.Module):
         ops: list[Op] = []
         handles = []
 
-        def watch(name: str, module: nn.Module) -> None:
+        def watch(name: str, module: Counted) -> None:
             def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
                 ops.append(self._describe(name, module, inputs, output))
 
             handles.append(module.register_forward_hook(note))
 
-        for name, module in self.named_modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d, MatMul)):
-                watch(name, module)
+        for name, module in counted_modules(self):
+            watch(name, module)
         was_training = self.training
         self.eval()
         try:
@@ -139,7 +141,7 @@ class EarlyExitModel(nn.Module):
         return Ledger(tuple(ops), self.exit_blocks)
 
     def _describe(
-        self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+        self, name: str, module: Counted, inputs: tuple[Tensor, ...], output: Tensor
     ) -> Op:
         part: Part
         if name.startswith("heads."):
@@ -151,7 +153,5 @@ class EarlyExitModel(nn.Module):
             macs = output.numel() * inputs[0].shape[-1]
             return Op(short, "matmul", part, block, macs, short.rpartition(".")[0])
         kind: Kind = "linear" if isinstance(module, nn.Linear) else "conv"
-        weight = module.weight
-        assert isinstance(weight, Tensor)  # the ledger watches layers with weights only
-        fan_in = weight[0].numel()
+        fan_in = module.weight[0].numel()
         return Op(short, kind, part, block, output.numel() * fan_in, short)

@@ -10,20 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from search.errors import BadInput
-from search.models.attention import MatMul
+from search.models.counted import MatMul, counted_modules
 from search.quantize.ranges import Histogram
 
 BINS = 2048
 
 Observe = Callable[[str, Tensor], None]
 Batches = Callable[[], Iterator[Tensor]]
-
-
-def counted_modules(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d | MatMul]]:
-    """Every module that the ledger counts and a quantizer replaces, by name."""
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d, MatMul)):
-            yield name, module
 
 
 def operands(name: str, module: nn.Module) -> tuple[str, ...]:
@@ -79,8 +72,10 @@ def calibrate(model: nn.Module, batches: Batches) -> dict[str, Histogram]:
 
     def fill(operand: str, value: Tensor) -> None:
         low, high = extremes[operand]
-        found = torch.histc(value.float(), BINS, low, high).double().cpu().numpy()
-        counts[operand] = counts.get(operand, 0) + found
+        # In parts: float32 bins stop counting at 2^24.
+        for part in torch.split(value.float().flatten(), 2**23):
+            found = torch.histc(part, BINS, low, high).double().cpu().numpy()
+            counts[operand] = counts.get(operand, 0) + found
 
     counts: dict[str, np.ndarray] = {}
     for observe in (widen, fill):
@@ -89,8 +84,6 @@ def calibrate(model: nn.Module, batches: Batches) -> dict[str, Histogram]:
                 model(images)
     if not extremes:
         raise BadInput("no calibration images: give at least one")
-    # Only attention probabilities are a product's left operand with nothing below zero.
     return {
-        operand: Histogram(low, high, counts[operand], operand.endswith("context:left"))
-        for operand, (low, high) in extremes.items()
+        operand: Histogram(low, high, counts[operand]) for operand, (low, high) in extremes.items()
     }

@@ -25,13 +25,11 @@ class Histogram:
     Attributes:
         low, high: smallest and largest value.
         counts: values per bin, ``[bins]``, between ``low`` and ``high`` in equal steps.
-        unsigned: never negative by construction (softmax outputs).
     """
 
     low: float
     high: float
     counts: np.ndarray
-    unsigned: bool
 
     @property
     def centers(self) -> np.ndarray:
@@ -92,21 +90,18 @@ class MinMax:
         return scale
 
     def activation_range(self, seen: Histogram, bits: int) -> AffineRange:
-        return AffineRange.covering(0.0 if seen.unsigned else seen.low, seen.high, bits)
+        return AffineRange.covering(seen.low, seen.high, bits)
 
 
 class MeanSquaredError:
     """The range that minimises the mean squared quantization error, by grid search."""
 
     name = "mse"
-    _weight_grid = np.linspace(0.3, 1.2, 46)
+    _weight_grid = np.linspace(0.2, 1.2, 51)
     _clip_grid = np.linspace(0.04, 1.0, 49)
 
     def weight_scale(self, rows: Tensor, bits: int) -> Tensor:
         widest = MinMax().weight_scale(rows, bits)
-        if bits == 2:
-            # -2..1 has one step above zero: without this the search starts at twice the step.
-            widest = rows.abs().amax(dim=1).clamp_min(torch.finfo(rows.dtype).tiny)
         best_scale, best_error = widest, torch.full_like(widest, torch.inf)
         for factor in self._weight_grid:
             scale = widest * float(factor)
@@ -117,7 +112,7 @@ class MeanSquaredError:
         return best_scale
 
     def activation_range(self, seen: Histogram, bits: int) -> AffineRange:
-        low = 0.0 if seen.unsigned else min(seen.low, 0.0)
+        low = min(seen.low, 0.0)
         high = max(seen.high, 0.0)
         values, counts = seen.centers, seen.counts
         lows = [low * float(clip) for clip in self._clip_grid] if low < 0 else [0.0]

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search.models.attention import MatMul
+from search.models.counted import MatMul, counted_modules
 from search.models.early_exit import EarlyExitModel
 from search.policy import FULL_PRECISION
-from search.quantize.calibrate import counted_modules, operands
+from search.quantize.calibrate import operands
 from search.quantize.ranges import AffineRange, Histogram, Quantizer, weight_codes
 
 

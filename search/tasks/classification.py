@@ -14,7 +14,8 @@ class Classification:
     metric = "accuracy"
 
     def confidence(self, outputs: np.ndarray) -> np.ndarray:
-        shifted = outputs.astype(np.float32) - outputs.max(axis=-1, keepdims=True)
+        # Shifted before it is rounded, so that large logits keep their differences.
+        shifted = (outputs - outputs.max(axis=-1, keepdims=True)).astype(np.float32)
         # The largest logit is shifted to 0, so its softmax is one over the sum.
         largest: np.ndarray = 1 / np.exp(shifted).sum(axis=-1)
         return largest

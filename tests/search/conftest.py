@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 from search.data import fashion
@@ -19,6 +20,10 @@ from search.quantize.calibrate import calibrate
 from search.quantize.ranges import resolve_quantizer
 from search.quantize.reference import ReferenceEngine
 from search.recipes import FASHION_ARCHITECTURE
+
+# The same examples in every run, however busy the machine is.
+settings.register_profile("exitbits", deadline=None, derandomize=True)
+settings.load_profile("exitbits")
 
 Refused = Callable[..., AbstractContextManager[None]]
 

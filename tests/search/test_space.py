@@ -34,12 +34,11 @@ def spaces_with_a_policy(draw: st.DrawFn) -> tuple[PolicySpace, Policy]:
         threshold_high=high,
         embed_bits=draw(st.sampled_from([4, 8])),
     )
-    pick = lambda choices, count: tuple(draw(st.sampled_from(choices)) for _ in range(count))  # noqa: E731
     thresholds = tuple(draw(st.floats(low, high)) for _ in range(3))
     return space, Policy(
         "layer",
-        pick(space.weight_choices, 3),
-        pick(space.activation_choices, 2),
+        draw(st.tuples(*[st.sampled_from(space.weight_choices)] * 3)),
+        draw(st.tuples(*[st.sampled_from(space.activation_choices)] * 2)),
         (*thresholds, 0.0),
         space.embed_bits,
     )

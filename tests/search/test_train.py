@@ -83,7 +83,6 @@ def test_a_recipe_refuses_values_out_of_range(option: str, value: float, refused
         TrainRecipe(**{option: value})
 
 
-@pytest.mark.xfail(strict=True, reason="reported: an endless warm-up trains at rate zero")
 def test_a_recipe_refuses_an_endless_warm_up(refused):
     with refused("warmup_epochs", "inf"):
         TrainRecipe(warmup_epochs=float("inf"))
@@ -272,13 +271,11 @@ def test_recipes_refuse_what_they_cannot_train(folder: Path, refused):
     assert not output.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="reported: ends in pydantic's error")
 def test_a_backbone_without_blocks_is_refused(folder: Path, refused):
     with refused("ResNet"):
         run_recipe("imagefolder", folder, folder / "out.safetensors", timm_model="resnet18")
 
 
-@pytest.mark.xfail(strict=True, reason="reported: PIL's error and a stack trace of the loader")
 def test_a_damaged_training_image_is_named(folder: Path, refused):
     damaged = folder / "train" / "ant" / "3.png"
     damaged.write_bytes(b"junk")

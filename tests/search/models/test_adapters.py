@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers.attention import Attention
 
+from search.models.attention import ExplicitAttention
 from search.models.checkpoint import attach_exits
 
 TINY = {"img_size": 64, "embed_dim": 48, "num_heads": 3, "depth": 3}
@@ -26,7 +28,7 @@ SUPPORTED: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
         (2, 3),
     ),
     "registers": ("vit_tiny_patch16_224", {**TINY, "reg_tokens": 4}, (2, 3)),
-    "gated-scale-norm-no-bias": (
+    "scale-norm-pre-norm-no-bias": (
         "vit_tiny_patch16_224",
         {**TINY, "scale_attn_norm": True, "qkv_bias": False, "pre_norm": True},
         (2, 3),
@@ -60,6 +62,26 @@ def test_exits_answer_as_timm_does(case: str):
     torch.testing.assert_close(answers[:, 0], early, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"gated": True, "qkv_bias": True},
+        {"scale_norm": True, "qk_norm": True, "norm_layer": torch.nn.LayerNorm},
+        {"attn_head_dim": 5, "dim_out": 36, "proj_bias": False},
+    ],
+    ids=["plain", "gated", "norms", "head-width"],
+)
+def test_explicit_attention_is_timms_attention(options: dict[str, Any]):
+    torch.manual_seed(0)
+    attention = Attention(24, num_heads=3, **options).eval()
+    tokens = torch.randn(2, 7, 24) * 3
+    expected = attention(tokens)
+    torch.testing.assert_close(ExplicitAttention(attention)(tokens), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(NotImplementedError, match="mask"):
+        ExplicitAttention(attention)(tokens, is_causal=True)
+
+
 def test_adapting_keeps_names_and_values_of_parameters():
     backbone = timm.create_model("vit_tiny_patch16_224", **TINY)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
@@ -76,6 +98,12 @@ def test_adapting_keeps_names_and_values_of_parameters():
         ("resnet18", {}, (1,), ["ResNet", "VisionTransformer"]),
         ("test_vit_relpos", {}, (9,), ["VisionTransformerRelPos"]),
         ("test_vit", {"global_pool": "map"}, (6,), ["global pool 'map'", "'avg'"]),
+        pytest.param(
+            "test_vit",
+            {"global_pool": ""},
+            (3, 6),
+            ["global pool ''"],
+        ),
         (
             "test_vit",
             {"block_fn": timm.models.vision_transformer.ParallelScalingBlock},
@@ -83,7 +111,7 @@ def test_adapting_keeps_names_and_values_of_parameters():
             ["ParallelScalingBlock", "vit_tiny_patch16_224"],
         ),
     ],
-    ids=["swin", "resnet", "relative-position", "attention-pool", "parallel-blocks"],
+    ids=["swin", "resnet", "relative-position", "attention-pool", "no-pool", "parallel-blocks"],
 )
 def test_unsupported_backbones_are_refused(name, kwargs, exits, words, refused):
     backbone = timm.create_model(name, **kwargs)

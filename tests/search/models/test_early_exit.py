@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from search.models.card import ModelCard
+from search.models.checkpoint import build_model
 from search.models.early_exit import EarlyExitModel
 from search.quantize.reference import ReferenceEngine
 from search.space import PolicySpace
@@ -86,7 +88,6 @@ def test_blocks_behind_the_exit_never_see_the_samples_that_left(
             handle.remove()
 
 
-@pytest.mark.xfail(strict=True, reason="reported: compared in float32 here, in float64 in replay")
 def test_a_threshold_just_above_a_confidence_in_float64_does_not_stop_the_sample(
     fashion_model: EarlyExitModel, search_images: Tensor
 ):
@@ -101,10 +102,7 @@ def test_a_threshold_just_above_a_confidence_in_float64_does_not_stop_the_sample
     assert exits.tolist() == trace.replay(thresholds).exits.tolist()
 
 
-@pytest.mark.xfail(strict=True, reason="reported: stop_early works under inference_mode only")
-def test_stopping_early_needs_no_context(fashion_card, search_images: Tensor):
-    from search.models.checkpoint import build_model
-
+def test_stopping_early_needs_no_context(fashion_card: ModelCard, search_images: Tensor):
     model = build_model(fashion_card).eval()
     exits, _ = model.stop_early(search_images[:2], [0.0] * 4, TASK.confidence)
     assert exits.tolist() == [0, 0]

