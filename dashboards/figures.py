@@ -47,7 +47,7 @@ def front_figure(summary: FrontSummary) -> go.Figure:
             "width": 2,
         },
         mode="lines+markers",
-        name="Pareto front (± one standard error)",
+        name="Pareto front (± one standard error; squares are anchors)",
         line={"color": theme.BLUE, "width": 2, "shape": "hv"},
         marker={
             "color": theme.BLUE,
