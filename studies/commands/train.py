@@ -85,9 +85,7 @@ def run(args: argparse.Namespace) -> int:
         output,
         overrides={name: value for name, value in overrides.items() if value is not None},
         timm_model=args.model,
-        pretrained=Path(args.pretrained)
-        if isinstance(args.pretrained, str)
-        else args.pretrained,
+        pretrained=Path(args.pretrained) if isinstance(args.pretrained, str) else args.pretrained,
         exits=_parse_exits(args.exits),
         head=args.head,
         say=lambda line: print(line, file=sys.stderr, flush=True),
