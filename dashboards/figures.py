@@ -9,7 +9,6 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboards import theme
-from search.evaluation import GIGA
 from search.front import knee
 from studies.fronts import FrontSummary
 from studies.store import Recorded
@@ -33,15 +32,15 @@ def front_figure(summary: FrontSummary) -> go.Figure:
             mode="markers",
             name=name,
             marker={"symbol": symbol, "color": color, "size": 7},
-            hovertext=[_hover(summary.rows[int(i)]) for i in np.flatnonzero(chosen)],
+            hovertext=[_hover(summary, summary.rows[int(i)]) for i in np.flatnonzero(chosen)],
             hoverinfo="text",
         )
     rows = summary.front_rows
     figure.add_scatter(
-        x=[row.evaluation.gbops for row in rows],
-        y=[row.evaluation.value for row in rows],
+        x=[row.gbops for row in rows],
+        y=[row.value for row in rows],
         error_y={
-            "array": [row.evaluation.standard_error for row in rows],
+            "array": [row.standard_error for row in rows],
             "color": theme.BLUE,
             "thickness": 1,
             "width": 2,
@@ -54,7 +53,7 @@ def front_figure(summary: FrontSummary) -> go.Figure:
             "size": 9,
             "symbol": ["square" if row.source == "anchor" else "circle" for row in rows],
         },
-        hovertext=[_hover(row) for row in rows],
+        hovertext=[_hover(summary, row) for row in rows],
         hoverinfo="text",
     )
     _add_knee(figure, points)
@@ -82,7 +81,7 @@ def front_figure(summary: FrontSummary) -> go.Figure:
 
 def _metric_range(summary: FrontSummary) -> list[float]:
     """From a little under the front to a little over the reference: the rest is off the figure."""
-    values = [row.evaluation.value for row in summary.front_rows]
+    values = [row.value for row in summary.front_rows]
     top = max([*values, summary.record.reference_value])
     bottom = min([*values, summary.record.reference_value])
     margin = max(0.01, (top - bottom) * 0.12)
@@ -142,7 +141,7 @@ def bits_figure(summary: FrontSummary) -> go.Figure:
     """Bits of every group along the front, weights above activations."""
     rows = summary.front_rows
     space = summary.record.space
-    policies = [row.evaluation.policy for row in rows]
+    policies = [row.policy for row in rows]
     groups = [f"a {name}" for name in reversed(space.activation_groups)] + [
         f"w {name}" for name in reversed(space.weight_groups)
     ]
@@ -186,7 +185,7 @@ def exits_figure(summary: FrontSummary) -> go.Figure:
         shade = shades[round(index * (len(shades) - 1) / max(1, len(blocks) - 1))]
         figure.add_bar(
             x=labels,
-            y=[row.evaluation.exit_rates[index] for row in rows],
+            y=[found.exit_rates[index] for found in summary.details],
             name=f"after block {block}",
             marker={"color": shade},
             hovertemplate=f"after block {block}: %{{y:.1%}}<extra></extra>",
@@ -211,22 +210,21 @@ def exits_figure(summary: FrontSummary) -> go.Figure:
 
 def _front_labels(rows: Sequence[Recorded]) -> list[str]:
     """A distinct category for each policy: its cost, told apart by digest where costs repeat."""
-    labels = [f"{row.evaluation.gbops:.3f}" for row in rows]
+    labels = [f"{row.gbops:.3f}" for row in rows]
     return [
-        f"{label} {row.evaluation.policy.digest[:4]}" if labels.count(label) > 1 else label
+        f"{label} {row.digest[:4]}" if labels.count(label) > 1 else label
         for label, row in zip(labels, rows, strict=True)
     ]
 
 
-def _hover(row: Recorded) -> str:
-    found = row.evaluation
-    policy = found.policy
+def _hover(summary: FrontSummary, row: Recorded) -> str:
+    policy = row.policy
     return "<br>".join(
         (
-            f"<b>{policy.digest[:12]}</b> (trial {row.trial}, {row.source})",
-            f"{found.metric} {found.value:.4f} ± {found.standard_error:.4f}",
-            f"{found.gbops:.4f} GBOPs expected, {found.cost.p95 / GIGA:.4f} p95",
-            f"{found.reduction:.2%} below 32x32, mean exit {found.mean_exit:.2f}",
+            f"<b>{row.digest[:12]}</b> (trial {row.trial}, {row.source})",
+            f"{summary.record.metric} {row.value:.4f} ± {row.standard_error:.4f}",
+            f"{row.gbops:.4f} GBOPs expected, {row.gbops_p95:.4f} p95",
+            f"{summary.reduction(row):.2%} below 32x32, mean exit {row.mean_exit:.2f}",
             f"weights {' '.join(map(str, policy.weight_bits))}",
             f"activations {' '.join(map(str, policy.activation_bits))}",
             f"thresholds {' '.join(f'{t:.2f}' for t in policy.thresholds[:-1])}",

@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 from dashboards import figures, theme
 from search.cost import NOT_COUNTED
 from search.errors import BadInput
-from search.evaluation import GIGA
+from search.evaluation import GIGA, Evaluation
 from search.front import knee
 from studies.fronts import FrontSummary
 from studies.store import Recorded
@@ -89,17 +89,16 @@ def front_page(summary: FrontSummary) -> str:
 def summary_text(summary: FrontSummary) -> str:
     """The front in words, beside its figure, as HTML."""
     record = summary.record
-    close = [
-        row for row in summary.front_rows if row.evaluation.value >= record.reference_value - 0.01
-    ]
+    floor = record.reference_value - 0.01
+    close = [row for row in summary.front_rows if row.value >= floor]
     words = []
     if close:
-        found = close[0].evaluation
+        row = close[0]
         words.append(
             f"Within 0.01 of the full-precision {escape(record.metric)} "
-            f"({record.reference_value:.4f}), the cheapest policy costs {found.gbops:.4f} GBOPs: "
-            f"{found.reduction:.2%} below 32x32, "
-            f"{1 - found.gbops / summary.w8a8_gbops:.1%} below W8A8, both at full depth."
+            f"({record.reference_value:.4f}), the cheapest policy costs {row.gbops:.4f} GBOPs: "
+            f"{summary.reduction(row):.2%} below 32x32, "
+            f"{1 - row.gbops / summary.w8a8_gbops:.1%} below W8A8, both at full depth."
         )
     else:
         words.append(
@@ -107,7 +106,7 @@ def summary_text(summary: FrontSummary) -> str:
         )
     index = knee(summary.points)
     if index is not None:
-        found = summary.rows[index].evaluation
+        found = summary.rows[index]
         words.append(
             f"The knee lies at {found.gbops:.4f} GBOPs with {escape(record.metric)} "
             f"{found.value:.4f}."
@@ -130,13 +129,15 @@ def _table(summary: FrontSummary) -> str:
         ("activation bits", True), ("thresholds", True), ("from", True),
     )  # fmt: skip
     head = "".join(f"<th{' class=left' if left else ''}>{title}</th>" for title, left in headings)
-    rows = "".join(_table_row(row) for row in summary.front_rows)
+    rows = "".join(
+        _table_row(row, found)
+        for row, found in zip(summary.front_rows, summary.details, strict=True)
+    )
     body = f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>"
     return f"<div class='scroll'><table>{body}</table></div>"
 
 
-def _table_row(row: Recorded) -> str:
-    found = row.evaluation
+def _table_row(row: Recorded, found: Evaluation) -> str:
     policy = found.policy
     left, right = "<td class=left>", "<td>"
     cells = (

@@ -37,18 +37,17 @@ class PolicyBundle(BaseModel):
     certificate: None = None
 
     @classmethod
-    def of(cls, record: StudyRecord, row: Recorded) -> PolicyBundle:
+    def of(cls, record: StudyRecord, row: Recorded, evaluation: Evaluation) -> PolicyBundle:
         """The bundle of one evaluation of a study."""
-        policy = row.evaluation.policy
         return cls(
             study=record.config,
             trial=row.trial,
             source=row.source,
-            digest=policy.digest,
-            policy=policy.as_dict(),
+            digest=row.digest,
+            policy=row.policy.as_dict(),
             model_digest=record.model_digest,
             split="search",
-            evaluation=row.evaluation.as_dict(),
+            evaluation=evaluation.as_dict(),
         )
 
     def read_policy(self) -> Policy:

@@ -22,11 +22,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "studies.commands.launch",
         "create or resume a study, run workers, show the front",
     ),
-    "status": ("studies.commands.status", "how far the studies in a store are"),
+    "submit": ("studies.commands.submit", "create a study that waiting workers take up"),
+    "worker": ("studies.commands.worker", "serve the studies of a store until told to stop"),
+    "status": ("studies.commands.status", "how far the studies in a store are, and who works"),
     "front": ("studies.commands.front", "the Pareto front of a study"),
     "pick": ("studies.commands.pick", "choose one policy of a front under a budget"),
     "evaluate": ("studies.commands.evaluate", "measure a policy from scratch"),
     "train": ("studies.commands.train", "train an early-exit model"),
+    "study": ("studies.commands.study", "list, rename, archive or delete studies"),
+    "store": ("studies.commands.store", "make or migrate the tables of a store"),
 }
 
 

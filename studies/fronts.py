@@ -6,15 +6,15 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from search.evaluation import GIGA
+from search.evaluation import GIGA, Evaluation
 from search.front import as_points, front_indices, hypervolume
-from studies.store import Recorded, StudyRecord
+from studies.store import Recorded, StudyRecord, StudyStore
 
 COLUMNS = (
     "digest", "trial", "source", "accuracy", "accuracy_se", "gbops", "gbops_p95", "reduction",
@@ -30,24 +30,32 @@ class FrontSummary:
         record: the study.
         rows: every evaluation, in the order of their trials.
         front: indices into ``rows``, by ascending cost.
+        details: the whole evaluations of the front's policies, where they were read.
     """
 
     record: StudyRecord
     rows: Sequence[Recorded]
     front: Sequence[int]
+    details: Sequence[Evaluation] = ()
 
     @classmethod
     def of(cls, record: StudyRecord, rows: Sequence[Recorded]) -> FrontSummary:
-        """Find the front of ``rows``."""
+        """Find the front of ``rows``, without details."""
         summary = cls(record, rows, ())
         return cls(record, rows, tuple(int(index) for index in front_indices(summary.points)))
+
+    @classmethod
+    def load(cls, store: StudyStore, name: str) -> FrontSummary:
+        """Read a study's evaluations, find the front, and read the details of its policies."""
+        summary = cls.of(store.get(name), store.evaluations(name))
+        return replace(summary, details=store.details(summary.front_rows))
 
     @property
     def points(self) -> np.ndarray:
         """Metric and GBOPs of every evaluation, ``[N, 2]``."""
         return as_points(
-            [row.evaluation.value for row in self.rows],
-            [row.evaluation.gbops for row in self.rows],
+            [row.value for row in self.rows],
+            [row.gbops for row in self.rows],
         )
 
     @property
@@ -79,7 +87,7 @@ class FrontSummary:
             "reference": {metric: self.record.reference_value, "gbops": self.w32a32_gbops},
             "hypervolume": self.hypervolume,
             "evaluations": len(self.rows),
-            "front": [front_row(row) for row in self.front_rows],
+            "front": [self.row_as_dict(row) for row in self.front_rows],
         }
         if metric != "accuracy":
             fields["metric"] = metric
@@ -94,7 +102,7 @@ class FrontSummary:
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(front_row(row) for row in self.front_rows)
+        writer.writerows(self.row_as_dict(row) for row in self.front_rows)
         return buffer.getvalue()
 
     def to_table(self) -> Table:
@@ -118,37 +126,38 @@ class FrontSummary:
             left = heading in {"policy", "bits w", "bits a", "thresholds", "from"}
             table.add_column(heading, justify="left" if left else "right", no_wrap=True)
         for row in self.front_rows:
-            found = row.evaluation
             table.add_row(
-                found.policy.digest[:8],
-                f"{found.value:.4f}",
-                f"{found.standard_error:.4f}",
-                f"{found.gbops:.4f}",
-                f"{found.cost.p95 / GIGA:.4f}",
-                f"{found.reduction:.2%}",
-                f"{found.mean_exit:.2f}",
-                _compact(found.policy.weight_bits),
-                _compact(found.policy.activation_bits),
-                " ".join(f"{value:.2f}" for value in found.policy.thresholds[:-1]),
+                row.digest[:8],
+                f"{row.value:.4f}",
+                f"{row.standard_error:.4f}",
+                f"{row.gbops:.4f}",
+                f"{row.gbops_p95:.4f}",
+                f"{self.reduction(row):.2%}",
+                f"{row.mean_exit:.2f}",
+                _compact(row.policy.weight_bits),
+                _compact(row.policy.activation_bits),
+                " ".join(f"{value:.2f}" for value in row.policy.thresholds[:-1]),
                 row.source,
             )
         return table
 
+    def reduction(self, row: Recorded) -> float:
+        """Fraction of the 32x32 full-depth cost that a policy saves."""
+        return 1 - row.gbops / self.w32a32_gbops
 
-def front_row(row: Recorded) -> dict[str, Any]:
-    """One evaluation in the contract's fields."""
-    found = row.evaluation
-    return {
-        "digest": found.policy.digest,
-        "trial": row.trial,
-        "source": row.source,
-        "accuracy": found.value,
-        "accuracy_se": found.standard_error,
-        "gbops": found.gbops,
-        "gbops_p95": found.cost.p95 / GIGA,
-        "reduction": found.reduction,
-        "mean_exit": found.mean_exit,
-    }
+    def row_as_dict(self, row: Recorded) -> dict[str, Any]:
+        """One evaluation in the contract's fields."""
+        return {
+            "digest": row.digest,
+            "trial": row.trial,
+            "source": row.source,
+            "accuracy": row.value,
+            "accuracy_se": row.standard_error,
+            "gbops": row.gbops,
+            "gbops_p95": row.gbops_p95,
+            "reduction": self.reduction(row),
+            "mean_exit": row.mean_exit,
+        }
 
 
 def _compact(bits: Sequence[int]) -> str:

@@ -1,43 +1,39 @@
 """Studies in the store: creating them, handing out trials, recording results, reading them back.
 
-A trial is handed to one worker only, the number of results is exactly the budget, and a trial whose
-worker died is queued again with the same values.
+The one door to the database for workers and commands. Evaluated at least once, recorded exactly
+once: see :mod:`studies.claims`.
 """
 
 from __future__ import annotations
 
-import socket
-import warnings
-from collections import Counter
+import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import optuna
-import psutil
-from optuna.exceptions import ExperimentalWarning
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.study import StudyDirection
+from optuna.trial import Trial, TrialState
+from sqlalchemy import Connection, case, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from search.cost import Ledger
 from search.digest import digest_of
 from search.errors import BadInput
-from search.evaluation import Evaluation
+from search.evaluation import GIGA, Evaluation
 from search.policy import Policy
 from search.space import PolicySpace
+from studies.claims import Claims, Lease
 from studies.config import StudyConfig, parse_config
+from studies.database import PATIENCE_S, Database
 from studies.samplers import make_sampler
-from studies.storage import exclusive, open_storage
+from studies.schema import evaluations, studies, trials
+from studies.storage import StoreStorage, new_study_row, params_value
 
-MAX_ATTEMPTS = 3
-
-_STUDY = "exitbits:study"
-_EVALUATION = "exitbits:evaluation"
-_SOURCE = "exitbits:source"
-_WORKER = "exitbits:worker"
-_ATTEMPT = "exitbits:attempt"
-_REASON = "exitbits:reason"
-_UNCOUNTED = "exitbits:uncounted"
+OBJECTIVES = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class StudyRecord:
     metric: str
     model_digest: str
 
-    @property
+    @cached_property
     def space(self) -> PolicySpace:
         """The study's legal policies."""
         section = self.config.space
@@ -83,9 +79,9 @@ class StudyRecord:
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for the store."""
+        """Plain values, for the store. The budget is a column of its own."""
         return {
-            "config": self.config.model_dump(mode="json"),
+            "config": self.config.identity(),
             "ledger": self.ledger.as_dict(),
             "reference_value": self.reference_value,
             "metric": self.metric,
@@ -93,33 +89,56 @@ class StudyRecord:
         }
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> StudyRecord:
+    def from_dict(cls, fields: dict[str, Any], budget: int) -> StudyRecord:
         """Build what :meth:`as_dict` gave."""
-        return cls(
-            **{
-                **fields,
-                "config": parse_config(fields["config"], "stored study"),
-                "ledger": Ledger.from_dict(fields["ledger"]),
-            }
-        )
+        config = parse_config({**fields["config"], "budget": {"trials": budget}}, "stored study")
+        return cls(**{**fields, "config": config, "ledger": Ledger.from_dict(fields["ledger"])})
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One evaluation in the store."""
+    """One evaluation, as narrow as fronts need it.
 
+    Attributes:
+        id: of the row, by which :meth:`StudyStore.details` finds the rest.
+        trial: number of the trial that recorded it.
+        revision: of the study when it was recorded.
+        source: who proposed the policy.
+        digest: of the policy.
+        value, standard_error: the metric.
+        gbops, gbops_p95: cost, expected and at the 95th percentile.
+        mean_exit: mean number of blocks executed.
+        policy_json: the policy.
+    """
+
+    id: int
     trial: int
+    revision: int
     source: str
-    finished: datetime
-    evaluation: Evaluation
+    digest: str
+    value: float
+    standard_error: float
+    gbops: float
+    gbops_p95: float
+    mean_exit: float
+    policy_json: str
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy, parsed when it is asked for."""
+        return Policy.from_json(self.policy_json)
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far a study is, in trials.
 
-    ``lost`` counts attempts whose worker died or was stopped; they are queued again and do not
-    count against the budget. ``failed`` ones raised an error and do count.
+    Attributes:
+        budget: trials asked for.
+        finished: trials with a result.
+        running: trials in a worker's hands, or left behind by one that is gone.
+        failed: trials whose evaluation raised an error, or that cost too many workers.
+        lost: attempts whose worker was lost; their trials go to the next worker.
     """
 
     budget: int
@@ -138,40 +157,51 @@ class Progress:
 class Claim:
     """A trial handed to this worker."""
 
-    trial: Trial
+    study: str
+    lease: Lease
     policy: Policy
     source: str
 
 
 class StudyStore:
-    """All studies behind one URL.
+    """All studies behind one address.
 
     Args:
-        url: of an SQLite file.
-        create: whether to make it when it is missing.
+        address: see :func:`studies.database.parse_url`.
+        create: whether to make the tables where there are none.
+        lease_s: how long a claim lasts unless it is renewed.
     """
 
-    def __init__(self, url: str, *, create: bool = False) -> None:
-        self.url = url
-        self._storage = open_storage(url, create=create)
-        self._studies: dict[str, optuna.Study] = {}
-        self._samplers: dict[int, optuna.samplers.BaseSampler] = {}
+    def __init__(self, address: str, *, create: bool = False, lease_s: float | None = None) -> None:
+        self.address = address
+        self.database = Database(address, create=create)
+        self.storage = StoreStorage(self.database)
+        self.claims = Claims(self.database) if lease_s is None else Claims(self.database, lease_s)
+        self._known: dict[str, tuple[int, StudyRecord, optuna.Study]] = {}
 
-    def names(self) -> list[str]:
-        """Names of all studies, sorted."""
-        return sorted(
-            study.study_name
-            for study in self._storage.get_all_studies()
-            if _STUDY in study.user_attrs
-        )
+    # Studies
+
+    def names(self, *, archived: bool = False) -> list[str]:
+        """Names of all studies that exitbits made, sorted; archived ones only if asked for."""
+        wanted = [studies.c.record.is_not(None)]
+        if not archived:
+            wanted.append(studies.c.archived.is_(None))
+        with self.database.read() as connection:
+            return list(connection.scalars(select(studies.c.name).where(*wanted).order_by("name")))
 
     def find(self, name: str) -> StudyRecord | None:
         """The study called ``name``, or None."""
-        try:
-            fields = self._study(name).user_attrs.get(_STUDY)
-        except KeyError:
+        with self.database.read() as connection:
+            row = connection.execute(
+                select(studies.c.id, studies.c.record, studies.c.budget).where(
+                    studies.c.name == name
+                )
+            ).one_or_none()
+        if row is None:
             return None
-        return StudyRecord.from_dict(fields) if fields else None
+        if row.record is None:
+            raise BadInput(f"study {name!r} was made by another program: choose another --name")
+        return StudyRecord.from_dict(row.record, row.budget)
 
     def get(self, name: str) -> StudyRecord:
         """The study called ``name``.
@@ -181,197 +211,283 @@ class StudyStore:
         """
         record = self.find(name)
         if record is None:
-            names = ", ".join(self.names()) or "none yet"
+            names = ", ".join(self.names(archived=True)) or "none yet"
             raise BadInput(f"no study {name!r} in this store: there are {names}")
         return record
 
-    def create(self, record: StudyRecord) -> None:
-        """Add a study and queue its anchors. Nothing changes where it exists already."""
-        name = record.config.name
-        with exclusive(self.url):
-            if self.find(name) is None:
-                study = optuna.create_study(
-                    storage=self._storage,
-                    study_name=name,
-                    directions=["maximize", "minimize"],
-                    load_if_exists=True,
-                )
-                if study.user_attrs or study.get_trials(deepcopy=False):
-                    raise BadInput(
-                        f"study name {name!r} is taken by another program: choose another --name"
-                    )
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", ExperimentalWarning)
-                    study.set_metric_names([record.metric, "gbops"])
-                study.set_user_attr(_STUDY, record.as_dict())
-            # Also after a crash between the two: queuing skips what is there already.
-            self._queue_anchors(name, record)
+    def create(self, record: StudyRecord) -> bool:
+        """Add a study with its queued anchors, in one transaction.
 
-    def _queue_anchors(self, name: str, record: StudyRecord) -> None:
-        study = self._study(name)
+        Returns:
+            False, and changes nothing, where another process has just made it.
+        """
+        anchors = record.anchors()
         space = record.space
-        known = {
-            trial.user_attrs[_ATTEMPT]["digest"]
-            for trial in study.get_trials(deepcopy=False)
-            if _ATTEMPT in trial.user_attrs
-        }
-        for policy in record.anchors():
-            if policy.digest not in known:
-                study.enqueue_trial(
-                    space.encode(policy),
-                    user_attrs={
-                        _SOURCE: "anchor",
-                        _ATTEMPT: {"number": 1, "digest": policy.digest},
-                    },
-                )
 
-    def raise_budget(self, name: str, trials: int) -> StudyRecord:
-        """Let the study go on to ``trials`` if that is more than it has; return it as it stands."""
-        with exclusive(self.url):
-            record = self.get(name)
-            if trials > record.config.budget.trials:
-                budget = record.config.budget.model_copy(update={"trials": trials})
-                config = record.config.model_copy(update={"budget": budget})
-                self._study(name).set_user_attr(
-                    _STUDY, {**record.as_dict(), "config": config.model_dump(mode="json")}
+        def add(connection: Connection) -> None:
+            study_id = connection.execute(
+                insert(studies)
+                .values(
+                    **{
+                        **new_study_row(record.config.name, OBJECTIVES),
+                        "system_attrs": {"study:metric_names": [record.metric, "gbops"]},
+                        "record": record.as_dict(),
+                        "budget": record.config.budget.trials,
+                        "trials": len(anchors),
+                        "revision": 1,
+                    }
                 )
-                record = self.get(name)
-        return record
+                .returning(studies.c.id)
+            ).scalar_one()
+            rows = [
+                {
+                    "study_id": study_id,
+                    "number": number,
+                    "state": TrialState.WAITING.value,
+                    "params": {},
+                    "intermediate": {},
+                    "user_attrs": {},
+                    "system_attrs": {"fixed_params": space.encode(policy)},
+                    "source": "anchor",
+                    "revision": 1,
+                }
+                for number, policy in enumerate(anchors)
+            ]
+            if rows:
+                connection.execute(insert(trials), rows)
 
-    def claim(self, name: str, worker_seed: int) -> Claim | None:
-        """Take the next trial, a queued one before a new proposal.
+        try:
+            self.database.write(add)
+        except IntegrityError:
+            return False
+        return True
+
+    def raise_budget(self, name: str, budget: int) -> StudyRecord:
+        """Let the study go on to ``budget`` trials if that is more than it has."""
+        self.database.write(
+            lambda connection: connection.execute(
+                update(studies)
+                .where(studies.c.name == name, studies.c.budget < budget)
+                .values(budget=budget, revision=studies.c.revision + 1)
+            )
+        )
+        return self.get(name)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a study another name.
+
+        Raises:
+            BadInput: when there is none, or the new name is taken or not allowed.
+        """
+        record = self.get(name)
+        fields = {**record.config.model_dump(mode="json"), "name": new_name}
+        config = parse_config(fields, "new name")
+        renamed = replace(record, config=config)
+        try:
+            self.database.write(
+                lambda connection: connection.execute(
+                    update(studies)
+                    .where(studies.c.name == name)
+                    .values(
+                        name=new_name, record=renamed.as_dict(), revision=studies.c.revision + 1
+                    )
+                )
+            )
+        except IntegrityError:
+            raise BadInput(f"study {new_name!r} exists: choose another name") from None
+        self._known.pop(name, None)
+
+    def set_archived(self, name: str, archived: bool) -> None:
+        """Hide a study from lists and from workers, or show it again."""
+        self.get(name)
+        self.database.write(
+            lambda connection: connection.execute(
+                update(studies)
+                .where(studies.c.name == name)
+                .values(archived=datetime.now(UTC) if archived else None)
+            )
+        )
+
+    def delete(self, name: str) -> None:
+        """Remove a study with all its trials and evaluations, for good."""
+        self.get(name)
+        self.database.write(
+            lambda connection: connection.execute(delete(studies).where(studies.c.name == name))
+        )
+        self._known.pop(name, None)
+
+    # Work
+
+    def open_studies(self) -> list[str]:
+        """Studies with budget or queued work left, the one with the fewest running trials first."""
+        unfinished = case((trials.c.state == TrialState.RUNNING.value, 1), else_=0)
+        ended = case(
+            (trials.c.state.in_([TrialState.COMPLETE.value, TrialState.FAIL.value]), 1), else_=0
+        )
+        statement = (
+            select(studies.c.name)
+            .select_from(studies.outerjoin(trials))
+            .where(studies.c.record.is_not(None), studies.c.archived.is_(None))
+            .group_by(studies.c.id, studies.c.name, studies.c.budget)
+            .having(func.coalesce(func.sum(ended), 0) < studies.c.budget)
+            .order_by(func.coalesce(func.sum(unfinished), 0), studies.c.id)
+        )
+        with self.database.read() as connection:
+            return list(connection.scalars(statement))
+
+    def claim(self, name: str, worker: str, stream: str | None = None) -> Claim | None:
+        """Take the next trial, a queued or abandoned one before a new proposal.
 
         Args:
             name: of the study.
-            worker_seed: sets this worker's stream of proposals apart from the others'.
+            worker: who takes it.
+            stream: names the sampler's random stream, by default after the worker.
 
         Returns:
             None when the budget is spent or all that is left is in other workers' hands.
         """
-        with exclusive(self.url):
-            record = self.get(name)
-            study = self._study(name)
-            progress = self.progress(name)
-            if progress.finished + progress.failed + progress.running >= progress.budget:
-                return None
-            if worker_seed not in self._samplers:
-                section = record.config.sampler
-                seed = int(digest_of([section.seed, worker_seed])[:8], 16)
-                self._samplers[worker_seed] = make_sampler(section.name, seed)
-            study.sampler = self._samplers[worker_seed]
-            trial = study.ask()
-            trial.set_user_attr(_WORKER, _this_process())
-        policy = record.space.propose(trial)
-        source = trial.user_attrs.get(_SOURCE, record.config.sampler.name)
-        return Claim(trial, policy, source)
+        study_id, record, study = self._study(name, stream or worker)
+        taken = self.claims.claim(study_id, worker)
+        if taken is None:
+            return None
+        lease, trial = taken
+        source = lease.source or record.config.sampler.name
+        if trial.params:
+            # An earlier attempt proposed already; this one only evaluates again.
+            return Claim(name, lease, record.space.decode(trial.params), source)
+        study._thread_local.cached_all_trials = None
+        with self.storage.gathering(study_id, trial):
+            policy = record.space.propose(Trial(study, lease.trial_id))
+        self.claims.send_proposal(lease, params_value(trial), trial.system_attrs, source)
+        return Claim(name, lease, policy, source)
 
-    def record(self, name: str, claim: Claim, evaluation: Evaluation) -> None:
-        """Record a result and end its trial."""
-        claim.trial.set_user_attr(_SOURCE, claim.source)
-        claim.trial.set_user_attr(_EVALUATION, evaluation.as_dict())
-        self._study(name).tell(claim.trial, [evaluation.value, evaluation.gbops])
+    def record(
+        self,
+        claim: Claim,
+        evaluation: Evaluation,
+        *more: tuple[str, Evaluation],
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        """Record a result and end its trial, in one transaction.
 
-    def fail(self, name: str, claim: Claim, reason: str) -> None:
-        """End a trial whose evaluation raised an error; it counts against the budget."""
-        claim.trial.set_user_attr(_REASON, reason)
-        self._study(name).tell(claim.trial, state=TrialState.FAIL)
+        Args:
+            claim: as handed out.
+            evaluation: of the claimed policy.
+            more: further evaluations that the same pass gave, each with its source.
+            patience_s: how long to wait for a database that is away.
 
-    def release_lost(self, name: str) -> int:
-        """Queue again every running trial whose worker is gone, and return how many there were.
-
-        A trial that lost its worker ``MAX_ATTEMPTS`` times is not queued
-        again and counts as failed.
+        Raises:
+            LeaseLost: when another worker has the trial.
+            BadInput: when a figure is not finite.
         """
-        lost = 0
-        with exclusive(self.url):
-            study = self._study(name)
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if _is_alive(trial.user_attrs.get(_WORKER)):
-                    continue
-                lost += 1
-                self._release(study, trial)
-        return lost
+        found = [(claim.source, evaluation), *more]
+        rows = [_evaluation_row(source, one) for source, one in found]
+        values = (evaluation.value, evaluation.gbops)
+        self.claims.record(claim.lease, values, rows, patience_s)
 
-    def _release(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        attempt = trial.user_attrs.get(_ATTEMPT, {}).get("number", 1)
-        again = attempt < MAX_ATTEMPTS
-        set_attr = self._storage.set_trial_user_attr
-        if again:
-            params = trial.system_attrs.get("fixed_params") or trial.params
-            if params:
-                attrs = {
-                    key: value
-                    for key, value in trial.user_attrs.items()
-                    if key in (_SOURCE, _ATTEMPT)
-                }
-                digest = attrs.get(_ATTEMPT, {}).get("digest")
-                attrs[_ATTEMPT] = {"number": attempt + 1, "digest": digest}
-                study.enqueue_trial(params, user_attrs=attrs)
-            set_attr(trial._trial_id, _UNCOUNTED, True)
-        reason = "its worker is gone" + ("" if again else f" for the {attempt}th time")
-        set_attr(trial._trial_id, _REASON, reason)
-        study.tell(trial.number, state=TrialState.FAIL)
+    def fail(self, claim: Claim, reason: str, patience_s: float = PATIENCE_S) -> None:
+        """End a trial whose evaluation raised an error; it counts against the budget."""
+        self.claims.fail(claim.lease, reason, patience_s)
+
+    # Reading
 
     def progress(self, name: str) -> Progress:
-        """Count the trials of a study by state."""
-        trials = self._study(name).get_trials(deepcopy=False)
-        states = Counter(trial.state for trial in trials)
-        lost = sum(1 for trial in trials if trial.user_attrs.get(_UNCOUNTED))
+        """Count the trials of a study by state, in one statement."""
+        again = case((trials.c.attempt > 1, trials.c.attempt - 1), else_=0)
+        statement = (
+            select(studies.c.budget, trials.c.state, func.count(trials.c.id), func.sum(again))
+            .select_from(studies.outerjoin(trials))
+            .where(studies.c.name == name)
+            .group_by(studies.c.id, studies.c.budget, trials.c.state)
+        )
+        with self.database.read() as connection:
+            rows = connection.execute(statement).all()
+        if not rows:
+            raise BadInput(f"no study {name!r} in this store")
+        counts = {state: count for _, state, count, _ in rows}
         return Progress(
-            budget=self.get(name).config.budget.trials,
-            finished=states[TrialState.COMPLETE],
-            running=states[TrialState.RUNNING],
-            failed=states[TrialState.FAIL] - lost,
-            lost=lost,
+            budget=rows[0][0],
+            finished=counts.get(TrialState.COMPLETE.value, 0),
+            running=counts.get(TrialState.RUNNING.value, 0),
+            failed=counts.get(TrialState.FAIL.value, 0),
+            lost=sum(int(lost or 0) for _, _, _, lost in rows),
         )
 
     def failures(self, name: str) -> Sequence[tuple[int, str]]:
-        """Number and reason of every failed trial that counts."""
-        return [
-            (trial.number, trial.user_attrs.get(_REASON, "unknown"))
-            for trial in self._study(name).get_trials(deepcopy=False, states=(TrialState.FAIL,))
-            if not trial.user_attrs.get(_UNCOUNTED)
-        ]
+        """Number and reason of every failed trial."""
+        statement = (
+            select(trials.c.number, trials.c.reason)
+            .select_from(trials.join(studies))
+            .where(studies.c.name == name, trials.c.state == TrialState.FAIL.value)
+            .order_by(trials.c.number)
+        )
+        with self.database.read() as connection:
+            rows = connection.execute(statement).all()
+        return [(number, reason or "unknown") for number, reason in rows]
 
-    def evaluations(self, name: str) -> list[Recorded]:
-        """All recorded evaluations, in the order of their trials."""
-        trials = self._study(name).get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        rows = []
-        for trial in trials:
-            finished = trial.datetime_complete
-            if finished is None or _EVALUATION not in trial.user_attrs:
-                continue
-            rows.append(
-                Recorded(
-                    trial.number,
-                    trial.user_attrs[_SOURCE],
-                    finished,
-                    Evaluation.from_dict(trial.user_attrs[_EVALUATION]),
+    def evaluations(self, name: str, since: int = 0) -> list[Recorded]:
+        """Evaluations recorded after revision ``since``, in the order of their recording."""
+        columns = [evaluations.c[column] for column in _NARROW]
+        statement = (
+            select(evaluations.c.id, trials.c.number, evaluations.c.revision, *columns)
+            .select_from(
+                evaluations.join(trials, evaluations.c.trial_id == trials.c.id).join(
+                    studies, evaluations.c.study_id == studies.c.id
                 )
             )
-        return rows
+            .where(studies.c.name == name, evaluations.c.revision > since)
+            .order_by(evaluations.c.revision, evaluations.c.id)
+        )
+        with self.database.read() as connection:
+            return [Recorded(*row) for row in connection.execute(statement)]
 
-    def _study(self, name: str) -> optuna.Study:
-        if name not in self._studies:
-            self._studies[name] = optuna.load_study(study_name=name, storage=self._storage)
-        return self._studies[name]
+    def details(self, rows: Sequence[Recorded]) -> list[Evaluation]:
+        """The whole evaluations behind ``rows``, in one statement."""
+        statement = select(evaluations.c.id, evaluations.c.detail).where(
+            evaluations.c.id.in_([row.id for row in rows])
+        )
+        with self.database.read() as connection:
+            found = {row.id: row.detail for row in connection.execute(statement)}
+        return [
+            Evaluation.from_dict({**json.loads(found[row.id]), "policy": row.policy.as_dict()})
+            for row in rows
+        ]
+
+    def _study(self, name: str, stream: str) -> tuple[int, StudyRecord, optuna.Study]:
+        if name not in self._known:
+            record = self.get(name)
+            section = record.config.sampler
+            # Every worker draws from a stream of its own.
+            seed = int(digest_of([section.seed, stream])[:8], 16)
+            study = optuna.load_study(
+                study_name=name, storage=self.storage, sampler=make_sampler(section.name, seed)
+            )
+            self._known[name] = (study._study_id, record, study)
+        return self._known[name]
 
 
-def _this_process() -> dict[str, Any]:
-    me = psutil.Process()
-    return {"host": socket.gethostname(), "pid": me.pid, "started": me.create_time()}
+_NARROW = (
+    "source", "digest", "value", "standard_error", "gbops", "gbops_p95", "mean_exit", "policy",
+)  # fmt: skip
 
 
-def _is_alive(worker: dict[str, Any] | None) -> bool:
-    """Whether the process that took a trial still runs. Of another host nothing can be known."""
-    if worker is None:
-        # Marked inside the claim's lock, so an unmarked trial's worker died while it held it.
-        return False
-    if worker["host"] != socket.gethostname():
-        return True
-    try:
-        process = psutil.Process(worker["pid"])
-        same = abs(process.create_time() - float(worker["started"])) < 1
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def _evaluation_row(source: str, evaluation: Evaluation) -> dict[str, Any]:
+    detail = evaluation.as_dict()
+    del detail["policy"]
+    row: dict[str, Any] = {
+        "source": source,
+        "digest": evaluation.policy.digest,
+        "value": evaluation.value,
+        "standard_error": evaluation.standard_error,
+        "gbops": evaluation.gbops,
+        "gbops_p95": evaluation.cost.p95 / GIGA,
+        "mean_exit": evaluation.mean_exit,
+        "policy": evaluation.policy.to_json(),
+    }
+    for name, figure in row.items():
+        if isinstance(figure, float) and not math.isfinite(figure):
+            raise BadInput(
+                f"evaluation of policy {row['digest'][:12]} has {name} {figure}: only finite "
+                "figures are recorded; check the model and the data"
+            )
+    return {**row, "detail": json.dumps(detail, separators=(",", ":"), allow_nan=False)}

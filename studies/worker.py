@@ -1,99 +1,151 @@
-"""A worker: claim a trial, evaluate its policy, record the result, until the budget is spent.
+"""A worker: claim a trial, evaluate its policy, record the result, and so on.
 
-Started by a launcher as a process of its own: ``python -m studies.worker ...``. SIGTERM lets it
-finish the trial in hand; whatever kills it harder costs that trial only, which is queued again.
+As a service it takes any study that has budget left, the least attended first, and waits when
+there is none. A database that is away costs nothing but time: what was computed is kept until it
+can be recorded.
 """
 
 from __future__ import annotations
 
-import argparse
+import logging
 import os
-import signal
-import sys
 import time
-from pathlib import Path
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from search.errors import ExitbitsError
+from search.errors import BadInput, ExitbitsError
 from studies.cache import DiskTraceCache
-from studies.store import StudyStore
+from studies.claims import LeaseLost
+from studies.database import StoreUnavailable
+from studies.fleet import Registration
+from studies.store import Claim, StudyStore
+
+if TYPE_CHECKING:
+    from search.evaluate import Evaluator
+
+log = logging.getLogger(__name__)
 
 IDLE_S = 0.3
+AWAY_S = 2.0
+KEPT_MODELS = 3
+DAY_S = 24 * 3600.0
 
 
+@dataclass
 class Worker:
-    """Serves one study.
+    """Serves one study or all of them.
 
-    Args:
+    Attributes:
         store: where trials come from.
-        study: its name.
-        index: sets this worker's proposals apart from the others'.
+        registration: this worker's entry, which keeps its lease.
         cache: shared traces.
-        parent: pid of the launcher; the worker ends when it is gone.
+        study: the only one to serve, or None for all.
+        until_done: whether to end when the study's budget is spent.
+        parent: pid of the launcher, whose end is this worker's; None for a service.
+        stream: names the samplers' random stream.
+        device: where models run.
     """
 
-    def __init__(
-        self, store: StudyStore, study: str, index: int, cache: DiskTraceCache, parent: int
-    ) -> None:
-        self.store, self.study, self.index = store, study, index
-        self.cache, self.parent = cache, parent
-        self.stopping = False
+    store: StudyStore
+    registration: Registration
+    cache: DiskTraceCache
+    study: str | None = None
+    until_done: bool = False
+    parent: int | None = None
+    stream: str | None = None
+    device: str = "cpu"
+    stopping: bool = False
+    _evaluators: OrderedDict[str, Evaluator] = field(default_factory=OrderedDict)
+    _refused: set[str] = field(default_factory=set)
 
-    def stop(self, *_: object) -> None:
+    def stop(self) -> None:
         """Finish the trial in hand, then end."""
         self.stopping = True
 
     def run(self) -> None:
-        """Work until the budget is spent or :meth:`stop` is called."""
-        from studies.workload import open_evaluator
-
-        record = self.store.get(self.study)
-        evaluator = open_evaluator(record.config, cache=self.cache)
-        if evaluator.card.digest != record.model_digest:
-            raise ExitbitsError(
-                f"the checkpoint of study {self.study!r} has changed since the study began: "
-                "restore it, or launch under another --name"
-            )
-        while not self.stopping and os.getppid() == self.parent:
-            claim = self.store.claim(self.study, self.index)
-            if claim is None:
-                if self.store.progress(self.study).done:
+        """Work until told to stop, or, with ``until_done``, until the study is done."""
+        while not self._should_end():
+            try:
+                claim = self._next_claim()
+                if claim is not None:
+                    self._serve(claim)
+                elif self.study and self.until_done and self.store.progress(self.study).done:
                     return
-                # Others still hold trials; one of them may be lost and come back.
-                time.sleep(IDLE_S)
+                else:
+                    time.sleep(IDLE_S if self.until_done else 1.0)
+            except StoreUnavailable as error:
+                log.warning("%s", error)
+                time.sleep(AWAY_S)
+
+    def _should_end(self) -> bool:
+        return self.stopping or (self.parent is not None and os.getppid() != self.parent)
+
+    def _next_claim(self) -> Claim | None:
+        for name in [self.study] if self.study else self.store.open_studies():
+            if name in self._refused:
                 continue
             try:
-                evaluation = evaluator.evaluate(claim.policy)
-            except Exception as error:
-                # One policy's failure is that trial's result, not the end of the search.
-                self.store.fail(self.study, claim, f"{type(error).__name__}: {error}")
+                self._evaluator(name)  # before the claim: a model that cannot be used costs none
+            except BadInput as error:
+                if self.study:
+                    raise
+                self._refused.add(name)
+                log.error("study %s is left to others: %s", name, error)
                 continue
-            self.store.record(self.study, claim, evaluation)
+            claim = self.store.claim(name, self.registration.name, self.stream)
+            if claim is not None:
+                return claim
+        return None
+
+    def _serve(self, claim: Claim) -> None:
+        self.registration.hold(claim.lease)
+        try:
+            send = self._compute(claim)
+            send()
+            log.info("trial %s of %s recorded", claim.lease.number, claim.study)
+        except LeaseLost as error:
+            log.warning("study %s, %s", claim.study, error)
+        finally:
+            self.registration.hold(None)
+
+    def _compute(self, claim: Claim) -> Callable[[], None]:
+        """Evaluate, and return how to record what came of it, however long the store is away."""
+        try:
+            evaluation = self._evaluator(claim.study).evaluate(claim.policy)
+        except Exception as error:
+            # One policy's failure is that trial's result, not the end of the search.
+            reason = f"{type(error).__name__}: {error}"
+            return lambda: self.store.fail(claim, reason, patience_s=DAY_S)
+        return lambda: self.store.record(claim, evaluation, patience_s=DAY_S)
+
+    def _evaluator(self, name: str) -> Evaluator:
+        if name in self._evaluators:
+            self._evaluators.move_to_end(name)
+            return self._evaluators[name]
+        from studies.workload import open_evaluator
+
+        record = self.store.get(name)
+        evaluator = open_evaluator(record.config, cache=self.cache, device=self.device)
+        if evaluator.card.digest != record.model_digest:
+            raise BadInput(
+                f"the checkpoint of study {name!r} has changed since the study began: "
+                "restore it, or launch under another --name"
+            )
+        self._evaluators[name] = evaluator
+        while len(self._evaluators) > KEPT_MODELS:
+            self._evaluators.popitem(last=False)
+        return evaluator
 
 
-def main() -> int:
-    """Run one worker process."""
-    parser = argparse.ArgumentParser(prog="python -m studies.worker", description=__doc__)
-    parser.add_argument("--store", required=True)
-    parser.add_argument("--study", required=True)
-    parser.add_argument("--index", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    args = parser.parse_args()
+def refuse_unknown_device(device: str) -> None:
+    """Raise ``ExitbitsError`` unless torch can compute on ``device``."""
+    import torch
+
     try:
-        worker = Worker(
-            StudyStore(args.store), args.study, args.index, DiskTraceCache(args.cache), args.parent
-        )
-        signal.signal(signal.SIGTERM, worker.stop)
-        import torch
-
-        torch.set_num_threads(args.threads)
-        worker.run()
-    except ExitbitsError as error:
-        print(f"worker {args.index}: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ExitbitsError(
+            f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu"
+        ) from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from postgres import Postgres, new_database
 from running import command_env, command_line
 from small_study import FIELDS, small_ledger
 
@@ -31,6 +33,26 @@ def exitbits(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a PostgreSQL server that all tests share."""
+    if named := os.environ.get("EXITBITS_TEST_DATABASE_URL"):
+        yield named
+        return
+    server = Postgres(tmp_path_factory.mktemp("postgres"))
+    server.start()
+    yield server.url()
+    server.kill()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Address of an empty store, once on each database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/store.db"
+    return new_database(request.getfixturevalue("postgres_url"))
 
 
 @pytest.fixture

@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 
 from rich.console import Console
 
+from search.errors import BadInput
+
+STORE = "EXITBITS_STORE"
 DEFAULT_STORE = "sqlite:///exitbits.db"
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
     """Declare ``--store``."""
     parser.add_argument(
-        "--store", metavar="URL", default=os.environ.get("EXITBITS_STORE", DEFAULT_STORE),
-        help=f"where studies are kept (default $EXITBITS_STORE, else {DEFAULT_STORE})",
-    )  # fmt: skip
+        "--store",
+        metavar="URL",
+        help="where studies are kept: sqlite:///FILE or postgresql://USER@HOST/DATABASE (default "
+        f"${STORE}, else {DEFAULT_STORE}); the password comes from EXITBITS_DB_PASSWORD or the "
+        "file EXITBITS_DB_PASSWORD_FILE names",
+    )
+
+
+def read_store(args: argparse.Namespace) -> str:
+    """The store's address from ``--store``, the environment, or the default.
+
+    Raises:
+        BadInput: when a password stands in ``--store``, where every user of the machine can see it.
+    """
+    if args.store is None:
+        return os.environ.get(STORE, DEFAULT_STORE)
+    address: str = args.store
+    if re.match(r"[^/]+://[^/@]*:.+@", address):
+        raise BadInput(
+            "--store holds a password, which other users can see in the process list: leave it "
+            "out and set EXITBITS_DB_PASSWORD or EXITBITS_DB_PASSWORD_FILE"
+        )
+    return address
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

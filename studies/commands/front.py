@@ -7,7 +7,7 @@ from pathlib import Path
 
 from search.errors import BadInput
 from studies.bundle import PolicyBundle, write_bundle
-from studies.commands.common import add_json, add_store, stdout_console
+from studies.commands.common import add_json, add_store, read_store, stdout_console
 from studies.fronts import FrontSummary
 from studies.store import StudyStore
 
@@ -30,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the front, cheapest policy first."""
-    store = StudyStore(args.store)
-    record = store.get(args.study)
-    summary = FrontSummary.of(record, store.evaluations(args.study))
+    summary = FrontSummary.load(StudyStore(read_store(args)), args.study)
     if args.export is not None:
         try:
             args.export.mkdir(parents=True, exist_ok=True)
@@ -40,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
             raise BadInput(
                 f"cannot make folder {str(args.export)!r} ({error.strerror}): choose another"
             ) from error
-        for row in summary.front_rows:
-            path = args.export / f"{row.evaluation.policy.digest[:12]}.json"
-            write_bundle(PolicyBundle.of(record, row), path, force=args.force)
+        for row, evaluation in zip(summary.front_rows, summary.details, strict=True):
+            bundle = PolicyBundle.of(summary.record, row, evaluation)
+            write_bundle(bundle, args.export / f"{row.digest[:12]}.json", force=args.force)
     if args.json:
         print(summary.to_json())
     elif args.csv:

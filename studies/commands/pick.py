@@ -10,8 +10,8 @@ from pathlib import Path
 from search.errors import BadInput, NoPolicyFound
 from search.front import best_under, cheapest_above, knee
 from studies.bundle import PolicyBundle, write_bundle
-from studies.commands.common import add_json, add_store
-from studies.fronts import FrontSummary, front_row
+from studies.commands.common import add_json, add_store, read_store
+from studies.fronts import FrontSummary
 from studies.store import Recorded, StudyStore
 
 
@@ -64,22 +64,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Choose, write the bundle, and say what was chosen."""
-    store = StudyStore(args.store)
-    record = store.get(args.study)
-    summary = FrontSummary.of(record, store.evaluations(args.study))
+    store = StudyStore(read_store(args))
+    summary = FrontSummary.load(store, args.study)
     if not summary.rows:
         raise NoPolicyFound(f"study {args.study!r} has no evaluations yet: launch it first")
     row = _choose(args, summary)
-    write_bundle(PolicyBundle.of(record, row), args.output, force=args.force)
+    (evaluation,) = store.details([row])
+    bundle = PolicyBundle.of(summary.record, row, evaluation)
+    write_bundle(bundle, args.output, force=args.force)
     if args.json:
-        fields = {**front_row(row), "certified": False, "bundle": str(args.output)}
+        fields = {**summary.row_as_dict(row), "certified": False, "bundle": str(args.output)}
         print(json.dumps(fields, indent=2, allow_nan=False))
         return 0
-    found = row.evaluation
     print(
-        f"policy {found.policy.digest[:12]} (trial {row.trial}, {row.source}): "
-        f"{found.metric} {found.value:.4f} ± {found.standard_error:.4f}, "
-        f"{found.gbops:.4f} GBOPs expected, {found.reduction:.2%} below 32x32 at full depth"
+        f"policy {row.digest[:12]} (trial {row.trial}, {row.source}): "
+        f"{summary.record.metric} {row.value:.4f} ± {row.standard_error:.4f}, "
+        f"{row.gbops:.4f} GBOPs expected, {summary.reduction(row):.2%} below 32x32 at full depth"
     )
     print(
         "NOT CERTIFIED: this accuracy was measured on the split that chose the policy, "
@@ -114,11 +114,7 @@ def _choose(args: argparse.Namespace, summary: FrontSummary) -> Recorded:
 
 
 def _by_digest(prefix: str, summary: FrontSummary) -> Recorded:
-    matching = {
-        row.evaluation.policy.digest: row
-        for row in summary.rows
-        if row.evaluation.policy.digest.startswith(prefix)
-    }
+    matching = {row.digest: row for row in summary.rows if row.digest.startswith(prefix)}
     if len(matching) == 1:
         return next(iter(matching.values()))
     found = f"{len(matching)} policies" if matching else "no policy"

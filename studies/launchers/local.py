@@ -47,10 +47,12 @@ class LocalWorkers:
     def _spawn(self, index: int) -> None:
         threads = str(max(1, usable_cores() // self.count))
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        # The store's address goes through the environment: it may hold a password.
+        environment["EXITBITS_STORE"] = self.store
         command = [
-            sys.executable, "-m", "studies.worker",
-            "--store", self.store, "--study", self.study, "--index", str(index),
-            "--threads", threads, "--cache", str(self.cache), "--parent", str(os.getpid()),
+            sys.executable, "-m", "studies.cli", "worker", "--study", self.study, "--until-done",
+            "--stream", str(index), "--threads", threads, "--cache", str(self.cache),
+            "--parent", str(os.getpid()),
         ]  # fmt: skip
         with self.log.open("ab") as log:
             # In a process group of its own: Ctrl-C reaches the launcher only, which decides what

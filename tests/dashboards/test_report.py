@@ -27,10 +27,10 @@ def summarize(
         store = StudyStore(f"sqlite:///{tmp_path}/s.db", create=True)
         store.create(make_record(name=name))
         for _ in range(evaluated):
-            claim = store.claim(name, 0)
+            claim = store.claim(name, "tester")
             assert claim
-            store.record(name, claim, measure(claim.policy))
-        return FrontSummary.of(store.get(name), store.evaluations(name))
+            store.record(claim, measure(claim.policy))
+        return FrontSummary.load(store, name)
 
     return make
 
@@ -44,10 +44,10 @@ def test_the_figure_shows_every_evaluation_once(summarize: Callable[..., FrontSu
         if not trace.name.startswith("knee")
         for x, y in zip(trace.x, trace.y, strict=True)
     ]
-    expected = [(row.evaluation.gbops, row.evaluation.value) for row in summary.rows]
+    expected = [(row.gbops, row.value) for row in summary.rows]
     assert sorted(drawn) == sorted(expected)
     front = next(trace for trace in figure.data if trace.name.startswith("Pareto"))
-    assert list(front.x) == [row.evaluation.gbops for row in summary.front_rows]
+    assert list(front.x) == [row.gbops for row in summary.front_rows]
 
 
 def test_axes_carry_units_and_traces_names(summarize: Callable[..., FrontSummary]) -> None:
@@ -64,7 +64,7 @@ def test_exit_shares_and_bits_are_the_recorded_ones(summarize: Callable[..., Fro
     np.testing.assert_allclose(shares.sum(axis=0), 1)
     assert shares.shape == (2, len(summary.front))
     (heat,) = bits_figure(summary).data
-    first = summary.front_rows[0].evaluation.policy
+    first = summary.front_rows[0].policy
     column = [int(row[0]) for row in heat.z]
     assert column == [*reversed(first.activation_bits), *reversed(first.weight_bits)]
 
@@ -87,7 +87,7 @@ def test_markup_in_a_name_stays_text(summarize: Callable[..., FrontSummary]) -> 
 def test_the_words_agree_with_the_figures(summarize: Callable[..., FrontSummary]) -> None:
     summary = summarize()
     floor = summary.record.reference_value - 0.01
-    near = [row.evaluation.gbops for row in summary.rows if row.evaluation.value >= floor]
+    near = [row.gbops for row in summary.rows if row.value >= floor]
     text = summary_text(summary)
     if near:
         assert f"costs {min(near):.4f} GBOPs" in text

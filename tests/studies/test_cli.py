@@ -24,8 +24,8 @@ def finished(tmp_path: Path, make_record: Make, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     store = StudyStore("sqlite:///exitbits.db", create=True)
     store.create(make_record())
-    while (claim := store.claim("small", 0)) is not None:
-        store.record("small", claim, measure(claim.policy))
+    while (claim := store.claim("small", "tester")) is not None:
+        store.record(claim, measure(claim.policy))
     return store
 
 
@@ -53,18 +53,21 @@ def test_front_json_follows_the_contract(
     values = [row["accuracy"] for row in printed["front"]]
     assert costs == sorted(costs)
     assert values == sorted(set(values))
-    by_trial = {row.trial: row for row in finished.evaluations("small")}
+    rows = finished.evaluations("small")
+    by_trial = {
+        row.trial: (row, full) for row, full in zip(rows, finished.details(rows), strict=True)
+    }
     for row in printed["front"]:
-        recorded = by_trial[row["trial"]].evaluation
+        narrow, recorded = by_trial[row["trial"]]
         assert row == {
             "digest": recorded.policy.digest,
             "trial": row["trial"],
-            "source": by_trial[row["trial"]].source,
+            "source": narrow.source,
             "accuracy": recorded.value,
             "accuracy_se": recorded.standard_error,
             "gbops": recorded.cost.expected / 1e9,
             "gbops_p95": recorded.cost.p95 / 1e9,
-            "reduction": 1 - recorded.cost.expected / (810 * 1024),
+            "reduction": pytest.approx(1 - recorded.cost.expected / (810 * 1024), abs=1e-12),
             "mean_exit": recorded.mean_exit,
         }
 
@@ -85,7 +88,9 @@ def test_front_csv_and_table_hold_the_same_policies(
 
 def test_status_counts_trials(finished: StudyStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
+    (row,) = printed["studies"]
+    assert printed["workers"] == []
     assert (row["study"], row["finished"], row["budget"], row["done"]) == ("small", 12, 12, True)
     assert main(["status"]) == 0
     assert "12/12 done" in capsys.readouterr().out
@@ -94,7 +99,7 @@ def test_status_counts_trials(finished: StudyStore, capsys: pytest.CaptureFixtur
 def test_pick_takes_the_best_under_a_budget(
     finished: StudyStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [row.evaluation for row in finished.evaluations("small")]
+    rows = finished.evaluations("small")
     budget = sorted(found.gbops for found in rows)[6]
     assert main(["pick", "small", "--max-gbops", str(budget), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -145,7 +150,13 @@ def test_pick_without_a_match_ends_with_three(
         (["launch", "--trials", "0"], "'0' must be a whole number"),
         (["launch", "--trials", "many"], "'many' must be a whole number"),
         (["launch", "--workers", "-1"], "'-1' must be a whole number"),
-        (["launch", "--store", "postgresql://host/db"], "SQLite file"),
+        (["launch", "--store", "mysql://host/db"], "give sqlite:///FILE or postgresql://"),
+        (["launch", "--store", "postgresql://me:hidden@host/db"], "holds a password"),
+        (["status", "--store", "postgresql://me:hidden@host/db"], "holds a password"),
+        (["study", "delete", "small"], "confirm with --yes"),
+        (["study", "rename", "small", "a\nb"], "printable"),
+        (["study", "archive", "nobody"], "no study 'nobody'"),
+        (["worker", "--study", "nobody", "--cache", "{cache}"], "no study 'nobody'"),
         (
             ["launch", "--store", "sqlite:////proc/none/x.db", "--cache", "{cache}"],
             "/proc/none/x.db",
@@ -188,6 +199,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     assert captured.out == ""
     assert words in captured.err
     assert captured.err.strip().count("\n") == 0
+    assert "hidden" not in captured.err
     assert "Traceback" not in captured.err
     after = Path("exitbits.db").read_bytes(), sorted(path.name for path in Path().iterdir())
     assert after == before

@@ -14,6 +14,8 @@ import psutil
 import pytest
 from running import command_env, command_line
 
+from search.errors import BadInput
+from studies.fleet import list_workers
 from studies.store import StudyStore
 
 STUDY = """
@@ -78,23 +80,17 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process(process.pid).children()
-        if "studies.worker" in " ".join(child.cmdline())
+        if "studies.cli worker" in " ".join(child.cmdline())
     ]
 
 
 def trial_holder(store_file: Path) -> int | None:
     """Pid of a worker that holds a trial now."""
-    if not store_file.exists():
-        return None
     try:
-        store = StudyStore(f"sqlite:///{store_file}")
-        trials = store._study("short").get_trials(deepcopy=False)
-    except (KeyError, Exception):  # the file is only just being made
+        fleet = list_workers(StudyStore(f"sqlite:///{store_file}").database)
+    except BadInput:  # the store is only just being made
         return None
-    for trial in trials:
-        if not trial.state.is_finished() and "exitbits:worker" in trial.user_attrs:
-            return int(trial.user_attrs["exitbits:worker"]["pid"])
-    return None
+    return next((worker.pid for worker in fleet if worker.trial is not None), None)
 
 
 def front_of(folder: Path, run: Run) -> dict[str, object]:

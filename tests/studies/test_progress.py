@@ -21,9 +21,9 @@ def summary(
 ) -> FrontSummary:
     store = StudyStore(f"sqlite:///{tmp_path_factory.mktemp('store')}/s.db", create=True)
     store.create(make_record())
-    while (claim := store.claim("small", 0)) is not None:
-        store.record("small", claim, measure(claim.policy))
-    return FrontSummary.of(store.get("small"), store.evaluations("small"))
+    while (claim := store.claim("small", "tester")) is not None:
+        store.record(claim, measure(claim.policy))
+    return FrontSummary.load(store, "small")
 
 
 def test_a_log_gets_plain_lines_and_no_repetition(summary: FrontSummary) -> None:

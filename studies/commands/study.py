@@ -1,0 +1,60 @@
+"""``exitbits study``: list, rename, archive, delete, export and import studies."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from search.errors import BadInput
+from studies.commands.common import add_store, read_store
+from studies.store import StudyStore
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions of ``exitbits study``."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="names of the studies")
+    listing.add_argument("--archived", action="store_true", help="archived ones too")
+    rename = actions.add_parser("rename", help="give a study another name")
+    rename.add_argument("study")
+    rename.add_argument("new_name")
+    for name, text in (
+        ("archive", "hide a study from lists and workers"),
+        ("restore", "show an archived study again"),
+    ):
+        actions.add_parser(name, help=text).add_argument("study")
+    delete = actions.add_parser("delete", help="remove a study for good")
+    delete.add_argument("study")
+    delete.add_argument("--yes", action="store_true", help="do not ask")
+    for action in actions.choices.values():
+        add_store(action)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do the action."""
+    store = StudyStore(read_store(args))
+    if args.action == "list":
+        for name in store.names(archived=args.archived):
+            print(name)
+    elif args.action == "rename":
+        store.rename(args.study, args.new_name)
+    elif args.action == "archive":
+        store.set_archived(args.study, True)
+    elif args.action == "restore":
+        store.set_archived(args.study, False)
+    elif args.action == "delete":
+        _delete(store, args.study, args.yes)
+    return 0
+
+
+def _delete(store: StudyStore, name: str, yes: bool) -> None:
+    progress = store.progress(name)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise BadInput(
+                f"deleting {name!r} loses {progress.finished} results for good: confirm with --yes"
+            )
+        print(f"{name} has {progress.finished} results, which will be lost for good.")
+        if input("Type the study's name to delete it: ") != name:
+            raise BadInput(f"{name!r} was not deleted: the name did not match")
+    store.delete(name)

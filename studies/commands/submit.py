@@ -1,0 +1,90 @@
+"""``exitbits submit``: create a study that waiting workers take up."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from search.errors import BadInput
+from studies.cache import DiskTraceCache, default_cache_folder
+from studies.commands.common import add_store, positive, read_store
+from studies.config import StudyConfig, load_config
+from studies.database import EmptyStore
+from studies.store import StudyRecord, StudyStore
+
+
+def add_study_source(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``launch`` and ``submit`` share."""
+    parser.add_argument(
+        "study", nargs="?", default="fashion", metavar="PRESET or STUDY.toml",
+        help="what to search (default: the preset fashion)",
+    )  # fmt: skip
+    add_store(parser)
+    parser.add_argument("--trials", type=positive, metavar="N", help="budget of the study")
+    parser.add_argument("--name", help="name of the study (default: what the file says)")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", default=default_cache_folder(),
+        help="folder of shared traces (default %(default)s)",
+    )  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``exitbits submit``."""
+    add_study_source(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Create the study, or raise the budget of one that exists with the same configuration."""
+    config = load_config(args.study, name=args.name, trials=args.trials)
+    cache = DiskTraceCache(args.cache)
+    _, record = open_study(read_store(args), config, cache, Console(stderr=True))
+    print(f"study {record.config.name}: budget {record.config.budget.trials} trials")
+    return 0
+
+
+def open_study(
+    address: str, config: StudyConfig, cache: DiskTraceCache, console: Console
+) -> tuple[StudyStore, StudyRecord]:
+    """Take a study up where it exists, else check everything and create it.
+
+    Raises:
+        BadInput: when the name is taken by another configuration, or the model or data cannot be
+            used; the store is then as it was.
+    """
+    try:
+        store = StudyStore(address)
+        known = store.find(config.name)
+    except EmptyStore:
+        store, known = None, None
+    if known is None:
+        record = _measure(config, cache, console)
+        store = store or StudyStore(address, create=True)
+        if store.create(record):
+            return store, record
+        known = store.get(config.name)  # another process was faster
+    assert store is not None
+    if difference := known.config.difference(config):
+        raise BadInput(
+            f"study {config.name!r} exists with another configuration ({difference}): "
+            "give this one another --name"
+        )
+    return store, store.raise_budget(config.name, config.budget.trials)
+
+
+def _measure(config: StudyConfig, cache: DiskTraceCache, console: Console) -> StudyRecord:
+    with console.status(f"measuring the full-precision reference of {config.name}"):
+        from search.evaluate import measure_reference
+        from studies.workload import open_evaluator
+
+        evaluator = open_evaluator(config, cache=cache)
+        record = StudyRecord(
+            config=config,
+            ledger=evaluator.ledger,
+            reference_value=measure_reference(evaluator),
+            metric=evaluator.task.metric,
+            model_digest=evaluator.card.digest,
+        )
+        record.anchors()  # refuses a space that does not fit before anything is written
+    return record

@@ -1,0 +1,81 @@
+"""``exitbits worker``: serve the studies of a store until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from studies.cache import DiskTraceCache, default_cache_folder
+from studies.commands.common import add_store, positive, read_store
+from studies.launchers.local import usable_cores
+
+INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``exitbits worker``."""
+    add_store(parser)
+    parser.add_argument("--study", metavar="NAME", help="serve this study only (default: all)")
+    parser.add_argument("--name", help="name of this worker, unique (default: host and process)")
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="cores to compute with (default: all)"
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", default=default_cache_folder(),
+        help="folder of shared traces (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="where models run (default %(default)s)")
+    parser.add_argument(
+        "--until-done", action="store_true", help="end when the study's budget is spent"
+    )
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--stream", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve; SIGTERM or Ctrl-C finishes the trial in hand, a second one quits at once."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    # Migrations and the like say much that no one needs to read here.
+    for noisy in ("alembic", "sqlalchemy"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    cache = DiskTraceCache(args.cache)
+
+    from studies.fleet import Registration, default_worker_name
+    from studies.store import StudyStore
+    from studies.worker import Worker, refuse_unknown_device
+
+    store = StudyStore(read_store(args))
+    if args.study:
+        store.get(args.study)
+    threads = args.threads or usable_cores()
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    refuse_unknown_device(args.device)
+    registration = Registration(store.claims, args.name or default_worker_name())
+    worker = Worker(
+        store, registration, cache, study=args.study, until_done=args.until_done,
+        parent=args.parent, stream=args.stream, device=args.device,
+    )  # fmt: skip
+
+    def on_signal(number: int, _: object) -> None:
+        if worker.stopping:
+            os._exit(INTERRUPTED)  # the lease runs out, or whoever started us frees it
+        logging.info("finishing the trial in hand; once more to quit at once")
+        worker.stop()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    logging.info("worker %s serves %s", registration.name, args.study or "all studies")
+    try:
+        worker.run()
+    finally:
+        registration.close()
+    return 0

