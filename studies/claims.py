@@ -156,7 +156,7 @@ class Claims:
                 .values(params=params, system_attrs=system_attrs, source=source)
             ).rowcount
 
-        if not self.database.write(step):
+        if not self.database.write(step, one_statement=True):
             raise _lost(lease)
 
     def renew(self, lease: Lease) -> bool:
@@ -169,7 +169,7 @@ class Claims:
                 .values(lease_until=now_seconds() + self.lease_s)
             ).rowcount
 
-        return bool(self.database.write(step))
+        return bool(self.database.write(step, one_statement=True))
 
     def give_back(self, lease: Lease) -> bool:
         """Let the next claim have the trial at once."""
@@ -179,7 +179,7 @@ class Claims:
                 update(trials).where(*self._held(lease)).values(lease_until=now_seconds() - 1)
             ).rowcount
 
-        return bool(self.database.write(step))
+        return bool(self.database.write(step, one_statement=True))
 
     def record(
         self,

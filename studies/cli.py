@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pick": ("studies.commands.pick", "choose one policy of a front under a budget"),
     "evaluate": ("studies.commands.evaluate", "measure a policy from scratch"),
     "train": ("studies.commands.train", "train an early-exit model"),
-    "study": ("studies.commands.study", "list, rename, archive or delete studies"),
+    "study": ("studies.commands.study", "list, rename, archive, delete, export or import studies"),
     "store": ("studies.commands.store", "make or migrate the tables of a store"),
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -129,7 +130,13 @@ class Database:
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
             yield connection
 
-    def write(self, step: Callable[[Connection], Result], patience_s: float = PATIENCE_S) -> Result:
+    def write(
+        self,
+        step: Callable[[Connection], Result],
+        patience_s: float = PATIENCE_S,
+        *,
+        one_statement: bool = False,
+    ) -> Result:
         """Run ``step`` in one transaction, again if the database drops it.
 
         ``step`` must be safe to repeat: it may have been committed although the answer was lost.
@@ -137,6 +144,8 @@ class Database:
         Args:
             step: receives the connection.
             patience_s: how long to go on trying when the database is away.
+            one_statement: whether ``step`` executes one statement only, which is a transaction by
+                itself: begin and commit would be two more round trips.
 
         Raises:
             StoreUnavailable: when it stays away.
@@ -147,6 +156,8 @@ class Database:
             try:
                 with self._explained(), self.engine.connect() as plain:
                     connection = plain.execution_options(exitbits_writes=True)
+                    if one_statement and not self.is_sqlite:
+                        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
                     with connection.begin():
                         return step(connection)
             except StoreUnavailable:
@@ -288,13 +299,14 @@ def _explain(error: DBAPIError, shown: str) -> ExitbitsError:
         if name.startswith("SQLITE_READONLY"):
             return BadInput(f"store {shown} is read-only: make it writable, or name another")
         return BadInput(f"cannot open store {shown} ({reason}): name a file that exitbits made")
+    # A connection that is refused comes without a code, only in words.
     state = getattr(error.orig, "sqlstate", None) or ""
-    if state.startswith("28"):
+    if state.startswith("28") or re.search("authentication failed|no password", reason):
         return BadInput(
             f"store {shown} refuses the login: check the user, and the password in "
             f"{PASSWORD} or {PASSWORD_FILE}"
         )
-    if state == "3D000":
+    if state == "3D000" or re.search('database ".*" does not exist', reason):
         return BadInput(f"store {shown}: no such database: create it first")
     if state == "25006":
         return BadInput(f"store {shown} is read-only: make it writable, or name another")

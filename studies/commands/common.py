@@ -29,17 +29,22 @@ def read_store(args: argparse.Namespace) -> str:
     """The store's address from ``--store``, the environment, or the default.
 
     Raises:
-        BadInput: when a password stands in ``--store``, where every user of the machine can see it.
+        BadInput: when a password stands in ``--store``.
     """
     if args.store is None:
         return os.environ.get(STORE, DEFAULT_STORE)
     address: str = args.store
+    refuse_password(address)
+    return address
+
+
+def refuse_password(address: str) -> None:
+    """Raise ``BadInput`` when an address given as an argument holds a password."""
     if re.match(r"[^/]+://[^/@]*:.+@", address):
         raise BadInput(
-            "--store holds a password, which other users can see in the process list: leave it "
-            "out and set EXITBITS_DB_PASSWORD or EXITBITS_DB_PASSWORD_FILE"
+            "the address holds a password, which other users can see in the process list: leave "
+            "it out and set EXITBITS_DB_PASSWORD or EXITBITS_DB_PASSWORD_FILE"
         )
-    return address
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from search.errors import BadInput
-from studies.commands.common import add_store, read_store
+from studies.commands.common import add_store, read_store, refuse_password
 from studies.store import StudyStore
 
 
@@ -26,13 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     delete = actions.add_parser("delete", help="remove a study for good")
     delete.add_argument("study")
     delete.add_argument("--yes", action="store_true", help="do not ask")
+    for name, text in (
+        ("export", "copy a study into a stock Optuna database"),
+        ("import", "copy a study from a stock Optuna database"),
+    ):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("study")
+        action.add_argument("database", metavar="URL", help="the other database")
     for action in actions.choices.values():
         add_store(action)
 
 
 def run(args: argparse.Namespace) -> int:
     """Do the action."""
-    store = StudyStore(read_store(args))
+    store = StudyStore(read_store(args), create=args.action == "import")
     if args.action == "list":
         for name in store.names(archived=args.archived):
             print(name)
@@ -44,7 +51,17 @@ def run(args: argparse.Namespace) -> int:
         store.set_archived(args.study, False)
     elif args.action == "delete":
         _delete(store, args.study, args.yes)
+    else:
+        _exchange(store, args)
     return 0
+
+
+def _exchange(store: StudyStore, args: argparse.Namespace) -> None:
+    from studies.exchange import export_study, import_study
+
+    refuse_password(args.database)
+    copy = export_study if args.action == "export" else import_study
+    print(f"{copy(store, args.study, args.database)} trials copied")
 
 
 def _delete(store: StudyStore, name: str, yes: bool) -> None:
