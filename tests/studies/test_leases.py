@@ -204,14 +204,20 @@ def test_a_frozen_workers_late_result_is_refused(
         time.sleep(0.01)
     os.kill(frozen.pid or 0, signal.SIGSTOP)
     time.sleep(LEASE_S + 0.3)
-    finish(address, "survivor")
-    before = store.evaluations("small")
+    registration = Registration(store.claims, "survivor")
+    taken = store.claim("small", "survivor")
+    assert taken
+    assert (taken.lease.number, taken.lease.attempt) == (0, 2)
+    registration.hold(taken.lease)
     (tmp_path / "started.thawed").touch()
     os.kill(frozen.pid or 0, signal.SIGCONT)
     frozen.join(60)
     assert frozen.exitcode == 0
     assert "refused: trial 0: the lease of frozen (attempt 1) ran out" in log.read_text()
-    assert store.evaluations("small") == before
+    assert store.evaluations("small") == []
+    store.record(taken, measure(taken.policy))
+    registration.close()
+    finish(address, "survivor")
     assert recorded(store) == Counter(range(12))
 
 
