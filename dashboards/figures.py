@@ -22,9 +22,9 @@ def front_figure(summary: FrontSummary) -> go.Figure:
     anchor = np.array([row.source == "anchor" for row in summary.rows], dtype=bool)
     figure = go.Figure()
     for name, chosen, symbol, color in (
-        ("uniform bits and threshold (anchors), dominated", anchor & ~on_front, "square-open",
+        ("anchor, dominated", anchor & ~on_front, "square-open",
          theme.ORANGE),
-        ("proposed by the sampler, dominated", ~anchor & ~on_front, "circle-open", theme.GREY),
+        ("proposed, dominated", ~anchor & ~on_front, "circle-open", theme.GREY),
     ):  # fmt: skip
         figure.add_scatter(
             x=points[chosen, 1],
@@ -46,7 +46,7 @@ def front_figure(summary: FrontSummary) -> go.Figure:
             "width": 2,
         },
         mode="lines+markers",
-        name="Pareto front (± one standard error; squares are anchors)",
+        name="Pareto front ± se (squares: anchors)",
         line={"color": theme.BLUE, "width": 2, "shape": "hv"},
         marker={
             "color": theme.BLUE,
@@ -58,18 +58,22 @@ def front_figure(summary: FrontSummary) -> go.Figure:
     )
     _add_knee(figure, points)
     _add_references(figure, summary)
+    ticks = _log_ticks(min(points[:, 1]), max([*points[:, 1], summary.w8a8_gbops]))
     figure.update_layout(
         theme.layout(
-            height=520,
+            height=540,
             xaxis={
-                "title": "expected cost, GBOPs a sample (log scale)",
+                "title": "GBOPs a sample, expected (log)",
                 "type": "log",
-                "dtick": "D1",
+                "tickvals": ticks,
+                "ticktext": [f"{value:g}" for value in ticks],
                 "gridcolor": theme.GRID,
+                "automargin": True,
             },
             yaxis={
                 "title": f"{metric} on the search split",
                 "gridcolor": theme.GRID,
+                "automargin": True,
                 "range": _metric_range(summary),
             },
             legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0},
@@ -79,11 +83,18 @@ def front_figure(summary: FrontSummary) -> go.Figure:
     return figure
 
 
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 in every decade between ``low`` and ``high``, and one beyond on each side."""
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    return [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
+
+
 def _metric_range(summary: FrontSummary) -> list[float]:
     """From a little under the front to a little over the reference: the rest is off the figure."""
-    values = [row.value for row in summary.front_rows]
-    top = max([*values, summary.record.reference_value])
-    bottom = min([*values, summary.record.reference_value])
+    rows = summary.front_rows
+    reference = summary.record.reference_value
+    top = max([row.value + row.standard_error for row in rows] + [reference])
+    bottom = min([row.value - row.standard_error for row in rows] + [reference])
     margin = max(0.01, (top - bottom) * 0.12)
     return [max(0.0, bottom - margin), min(1.0, top + margin)]
 
@@ -113,11 +124,11 @@ def _add_references(figure: go.Figure, summary: FrontSummary) -> None:
         y=record.reference_value,
         line={"color": theme.GREEN, "dash": "dash", "width": 1.5},
         annotation={
-            "text": f"full precision, full depth: {record.reference_value:.4f} at "
+            "text": f"full precision {record.reference_value:.4f}, "
             f"{summary.w32a32_gbops:.1f} GBOPs",
             "font": {"color": theme.GREEN},
         },
-        annotation_position="top right",
+        annotation_position="top left",
     )
     figure.add_vline(
         x=summary.w8a8_gbops,
@@ -152,9 +163,9 @@ def bits_figure(summary: FrontSummary) -> go.Figure:
             z=bits,
             x=labels,
             y=groups,
-            colorscale="Viridis",
+            colorscale="Blues",
             zmin=2,
-            zmax=8,
+            zmax=max(8, int(bits.max())),
             xgap=1,
             ygap=1,
             text=bits,
@@ -166,7 +177,7 @@ def bits_figure(summary: FrontSummary) -> go.Figure:
     figure.update_layout(
         theme.layout(
             height=144 + 24 * len(groups),
-            xaxis={"title": "policies of the front, cheapest first (GBOPs)", "type": "category"},
+            xaxis={"title": "policy of the front, by GBOPs", "type": "category"},
             yaxis={"title": "group (w weights, a activations)", "type": "category"},
             margin={"l": 110, "r": 30, "t": 44, "b": 70},
         )
@@ -192,17 +203,18 @@ def exits_figure(summary: FrontSummary) -> go.Figure:
         )
     figure.update_layout(
         theme.layout(
-            height=360,
+            height=420,
             barmode="stack",
-            xaxis={"title": "policies of the front, cheapest first (GBOPs)", "type": "category"},
+            xaxis={"title": "policy of the front, by GBOPs", "type": "category"},
             yaxis={"title": "share of samples", "tickformat": ".0%", "range": [0, 1]},
             legend={
                 "orientation": "h",
-                "yanchor": "bottom",
-                "y": 1.02,
+                "yanchor": "top",
+                "y": -0.3,
                 "x": 0,
                 "traceorder": "normal",
             },
+            margin={"l": 70, "r": 30, "t": 40, "b": 130},
         )
     )
     return figure

@@ -14,6 +14,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 # Figures stay on this machine: plotly.js offers by default to send them to a server.
 CONFIG: dict[str, Any] = {
     "displaylogo": False,
+    "displayModeBar": "hover",
     "showSendToCloud": False,
     "responsive": True,
     "scrollZoom": True,

@@ -156,15 +156,20 @@ class Ledger:
         reached = int(np.searchsorted(np.cumsum(counts), np.ceil(0.95 * counts.sum())))
         return Cost(float(rates @ path), float(path[reached]), float(path[-1]))
 
+    @property
+    def full_depth_macs(self) -> int:
+        """MACs of a sample at full depth with only the last exit's head."""
+        return sum(op.macs for op in self.ops if self._at_full_depth(op))
+
+    def _at_full_depth(self, op: Op) -> bool:
+        return op.part != "head" or op.block == self.exit_blocks[-1]
+
     def references(self, policy: Policy) -> References:
         """The three references: full depth, only the last exit's head."""
-        last = self.exit_blocks[-1]
-        rows = [row for row in self.rows(policy) if row.op.part != "head" or row.op.block == last]
-        macs = sum(row.op.macs for row in rows)
+        macs = self.full_depth_macs
+        same = sum(row.bops for row in self.rows(policy) if self._at_full_depth(row.op))
         return References(
-            w32a32=float(macs * FULL_PRECISION**2),
-            w8a8=float(macs * 8 * 8),
-            same_bits=float(sum(row.bops for row in rows)),
+            w32a32=float(macs * FULL_PRECISION**2), w8a8=float(macs * 8**2), same_bits=float(same)
         )
 
     def as_dict(self) -> dict[str, Any]:

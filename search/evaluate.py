@@ -93,6 +93,11 @@ class Evaluator:
         )
         return ReferenceEngine(model, seen, resolve_quantizer(self.quantizer))
 
+    @property
+    def data_digest(self) -> str:
+        """Names the images evaluated on and those that set the quantizer's ranges."""
+        return digest_of([self.split.digest, self.calibration.digest])
+
     def trace_key(self, policy: Policy) -> str:
         """Digest of everything that the trace of ``policy`` depends on."""
         return digest_of(

@@ -57,22 +57,21 @@ class TrainRecipe:
                 raise BadInput(
                     f"training option {name} = {getattr(self, name)!r}: give a whole number"
                 )
-        checks = {
-            "epochs": self.epochs >= 1,
-            "batch_size": self.batch_size >= 2,
-            "learning_rate": 0 < self.learning_rate < 1,
-            "weight_decay": 0 <= self.weight_decay < 1,
-            "warmup_epochs": 0 <= self.warmup_epochs <= self.epochs,
-            "distillation": 0 <= self.distillation <= 10,
-            "temperature": 0 < self.temperature <= 100,
-            "label_smoothing": 0 <= self.label_smoothing < 1,
+        ranges = {
+            "epochs": (1, 100_000),
+            "batch_size": (2, 1_000_000),
+            "learning_rate": (1e-9, 0.999),
+            "weight_decay": (0, 0.999),
+            "warmup_epochs": (0, self.epochs),
+            "distillation": (0, 10),
+            "temperature": (1e-3, 100),
+            "label_smoothing": (0, 0.999),
+            "seed": (0, 2**63 - 1),
         }
-        for name, good in checks.items():
-            if not good:
-                raise BadInput(
-                    f"training option {name} = {getattr(self, name)!r} is out of range: "
-                    "see 'exitbits train --help'"
-                )
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise BadInput(f"training option {name} = {value!r}: give {low} to {high}")
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for the card."""

@@ -32,7 +32,8 @@ class PolicyBundle(BaseModel):
     digest: str
     policy: dict[str, Any]
     model_digest: str
-    split: str
+    data_digest: str
+    split: Literal["search"] = "search"
     evaluation: dict[str, Any]
     certificate: None = None
 
@@ -46,7 +47,7 @@ class PolicyBundle(BaseModel):
             digest=row.digest,
             policy=row.policy.as_dict(),
             model_digest=record.model_digest,
-            split="search",
+            data_digest=record.data_digest,
             evaluation=evaluation.as_dict(),
         )
 
@@ -71,8 +72,9 @@ class PolicyBundle(BaseModel):
             BadInput: when its fields are not those of an evaluation.
         """
         try:
+            canonical_json(self.evaluation)  # refuses what is not finite
             return Evaluation.from_dict(self.evaluation)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInput(
                 f"the bundle's evaluation is damaged ({error}): export it again"
             ) from error

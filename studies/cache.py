@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from pathlib import Path
 
 from search.errors import BadInput
 from search.trace import ExitTrace
+
+log = logging.getLogger(__name__)
 
 
 def default_cache_folder() -> Path:
@@ -55,8 +58,14 @@ class DiskTraceCache:
             return None
 
     def store(self, key: str, trace: ExitTrace) -> None:
-        """Keep ``trace`` under ``key``."""
-        path = self.path(key)
+        """Keep ``trace`` under ``key``; where the disk is full, warn and go on without."""
+        try:
+            self._write(self.path(key), trace)
+        except OSError as error:
+            # The trace itself is at hand; only the next one who wants it must compute it again.
+            log.warning("trace not kept in %s (%s): free some room", self.folder, error.strerror)
+
+    def _write(self, path: Path, trace: ExitTrace) -> None:
         path.parent.mkdir(exist_ok=True)
         descriptor, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
         try:

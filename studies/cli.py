@@ -7,6 +7,7 @@ without torch, timm or whatever else another command needs.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parsed = build_parser(command).parse_args(arguments)
         code: int = importlib.import_module(COMMANDS[parsed.command][0]).run(parsed)
+        sys.stdout.flush()  # here, where a full disk or a reader that left can still be handled
         return code
     except ExitbitsError as error:
         print(f"exitbits: {error}", file=sys.stderr)
@@ -73,8 +75,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone: not an error, but nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _drop_output()
+        print("exitbits: cannot write the output: no space left on its device", file=sys.stderr)
+        return 1
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere, so that the end of the process does not fail on it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

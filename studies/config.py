@@ -25,6 +25,7 @@ from search.quantize import QUANTIZERS
 from studies.samplers import SAMPLERS
 
 MAX_NAME = 100
+MAX_TRIALS = 10_000_000
 
 
 def _one_of(choices: Mapping[str, str]) -> AfterValidator:
@@ -115,7 +116,7 @@ class AnchorSection(_Section):
 class BudgetSection(_Section):
     """When the study is done."""
 
-    trials: int = Field(default=100, ge=1)
+    trials: StrictInt = Field(default=100, ge=1, le=MAX_TRIALS)
 
 
 class StudyConfig(_Section):
@@ -157,7 +158,7 @@ class StudyConfig(_Section):
 
 def _first_difference(one: Any, other: Any, path: str) -> str | None:
     if not isinstance(one, dict) or not isinstance(other, dict):
-        return None if one == other else f"{path} is {other!r} there and {one!r} here"
+        return None if one == other else f"{path} is {one!r} in the store and {other!r} here"
     for key in one:
         below = f"{path}.{key}" if path else key
         if found := _first_difference(one[key], other.get(key), below):
@@ -197,6 +198,16 @@ def _explain(error: ValidationError) -> str:
     return f"{key}{shown}: {message}" if key else message
 
 
+def _resolve_paths(fields: dict[str, Any], folder: Path) -> None:
+    """Take relative paths from the file that names them, wherever the command runs."""
+    for section, key in (("model", "checkpoint"), ("data", "path")):
+        part = fields.get(section)
+        if not isinstance(part, dict) or not isinstance(part.get(key), str):
+            continue
+        if not part[key].startswith("bundled:"):
+            part[key] = str((folder / Path(part[key]).expanduser()).absolute())
+
+
 def preset_names() -> list[str]:
     """Names of the presets that come with exitbits."""
     folder = resources.files("studies").joinpath("presets")
@@ -229,6 +240,7 @@ def load_config(source: str, *, name: str | None = None, trials: int | None = No
         raise BadInput(f"cannot read {source!r} ({error}): name an existing TOML file") from error
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{source}: not valid TOML ({error})") from error
+    _resolve_paths(fields, Path(source).parent)
     if name is not None:
         fields["name"] = name
     if trials is not None:

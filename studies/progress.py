@@ -92,23 +92,21 @@ class ProgressDisplay:
         head = Table.grid(padding=(0, 1))
         head.add_row(
             Text(summary.record.config.name, style="bold"),
-            ProgressBar(total=progress.budget, completed=min(ended, progress.budget), width=36),
+            ProgressBar(total=progress.budget, completed=min(ended, progress.budget), width=24),
             Text(f"{ended}/{progress.budget} trials"),
             Text(self._time_left(progress), style="cyan"),
         )
+        best = Text(f"best {summary.record.metric} ", no_wrap=True, overflow="ellipsis")
+        for cost, value in self._best(summary):
+            best.append(value, style="bold green")
+            best.append(f" at <= {cost:.3f}, ")
+        best.append(f"full precision {summary.record.reference_value:.4f}", style="dim")
         counts = Text(
             f"{len(summary.rows)} evaluations, {len(summary.front)} on the front, "
-            f"{progress.running} running, {progress.failed} failed, {progress.lost} lost and "
-            f"queued again, hypervolume {summary.hypervolume:.4f}",
+            f"{progress.running} running, {progress.failed} failed, {progress.lost} lost; "
+            f"hypervolume {summary.hypervolume:.4f}; costs in GBOPs",
             style="dim",
+            no_wrap=True,
+            overflow="ellipsis",
         )
-        budgets = Table.grid(padding=(0, 2))
-        budgets.add_row(
-            Text(f"best {summary.record.metric}"),
-            *(
-                Text.assemble(f"<= {cost:.3f} GBOPs ", (value, "bold green"))
-                for cost, value in self._best(summary)
-            ),
-            Text(f"(full precision {summary.record.reference_value:.4f})", style="dim"),
-        )
-        return Group(head, counts, budgets)
+        return Group(head, best, counts)

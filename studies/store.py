@@ -46,6 +46,7 @@ class StudyRecord:
         reference_value: the full-precision, full-depth metric on the search split.
         metric: name of the metric.
         model_digest: of the checkpoint's card.
+        data_digest: of the search and the calibration images.
     """
 
     config: StudyConfig
@@ -53,6 +54,7 @@ class StudyRecord:
     reference_value: float
     metric: str
     model_digest: str
+    data_digest: str
 
     @cached_property
     def space(self) -> PolicySpace:
@@ -86,6 +88,7 @@ class StudyRecord:
             "reference_value": self.reference_value,
             "metric": self.metric,
             "model_digest": self.model_digest,
+            "data_digest": self.data_digest,
         }
 
     @classmethod

@@ -67,6 +67,7 @@ class Worker:
     def run(self) -> None:
         """Work until told to stop, or, with ``until_done``, until the study is done."""
         while not self._should_end():
+            claim = None
             try:
                 claim = self._next_claim()
                 if claim is not None:
@@ -78,6 +79,12 @@ class Worker:
             except StoreUnavailable as error:
                 log.warning("%s", error)
                 time.sleep(AWAY_S)
+            except BadInput as error:
+                if self.study:
+                    raise
+                log.error("%s", error)
+                if claim is not None:
+                    self._refused.add(claim.study)
 
     def _should_end(self) -> bool:
         return self.stopping or (self.parent is not None and os.getppid() != self.parent)
@@ -114,6 +121,10 @@ class Worker:
         """Evaluate, and return how to record what came of it, however long the store is away."""
         try:
             evaluation = self._evaluator(claim.study).evaluate(claim.policy)
+        except (OSError, ExitbitsError) as error:
+            # The data or the disk, not the policy: others may fare better with the trial.
+            self.store.claims.give_back(claim.lease)
+            raise BadInput(f"study {claim.study!r} cannot be evaluated here: {error}") from error
         except Exception as error:
             # One policy's failure is that trial's result, not the end of the search.
             reason = f"{type(error).__name__}: {error}"
@@ -132,6 +143,11 @@ class Worker:
             raise BadInput(
                 f"the checkpoint of study {name!r} has changed since the study began: "
                 "restore it, or launch under another --name"
+            )
+        if evaluator.data_digest != record.data_digest:
+            raise BadInput(
+                f"the images of study {name!r} have changed since the study began: restore them, "
+                "or launch under another --name"
             )
         self._evaluators[name] = evaluator
         while len(self._evaluators) > KEPT_MODELS:

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 from search.data import open_dataset
-from search.errors import BadInput, unknown_choice
+from search.errors import BadInput
 from search.evaluate import Evaluator, TraceCache
 from search.models.checkpoint import load_checkpoint
+from studies.checkpoints import checkpoint_path
 from studies.config import StudyConfig
-
-BUNDLED = ("fashion",)
-
-
-def checkpoint_path(name: str) -> Path:
-    """The file of ``bundled:NAME`` or of a path.
-
-    Raises:
-        BadInput: for an unknown bundled model.
-    """
-    prefix, _, bundled = name.partition(":")
-    if prefix != "bundled":
-        return Path(name).expanduser()
-    if bundled not in BUNDLED:
-        raise unknown_choice("bundled model", bundled, BUNDLED)
-    return Path(str(resources.files("search.data").joinpath("assets", f"{bundled}.safetensors")))
 
 
 def open_evaluator(

@@ -61,6 +61,6 @@ def make_record() -> Callable[..., StudyRecord]:
 
     def make(**changes: object) -> StudyRecord:
         config: StudyConfig = parse_config({**FIELDS, **changes}, "test")
-        return StudyRecord(config, small_ledger(), 0.9, "accuracy", "f" * 64)
+        return StudyRecord(config, small_ledger(), 0.9, "accuracy", "f" * 64, "d" * 64)
 
     return make

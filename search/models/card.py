@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -34,8 +34,8 @@ class InputSpec(_Frozen):
     """What one image looks like to the model: ``(channels, height, width)`` and normalization."""
 
     size: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
+    std: tuple[Annotated[float, Field(allow_inf_nan=False, gt=0)], ...]
     interpolation: str = "bicubic"
     crop_pct: float = Field(default=1.0, gt=0, le=1)
 
@@ -71,6 +71,11 @@ class ModelCard(_Frozen):
 
 
 _IDENTITY = ("task", "architecture", "exits", "classes", "input", "weights_sha256")
+
+
+def card_path(weights: Path) -> Path:
+    """Where the card of a checkpoint lies: the same name ending in ``.json``."""
+    return weights.with_suffix(".json")
 
 
 def read_card(path: Path) -> ModelCard:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from search.digest import digest_of_file
 from search.errors import BadInput, ExitbitsError
-from search.models.card import Architecture, ModelCard, read_card
+from search.models.card import Architecture, ModelCard, card_path, read_card
 from search.models.early_exit import EarlyExitModel
 from search.models.stems import resolve_stem
 
@@ -94,11 +94,6 @@ def attach_exits(
             f"give ascending numbers from 1 that end with {depth}"
         )
     return EarlyExitModel(backbone, blocks, head, classes)
-
-
-def card_path(weights: Path) -> Path:
-    """Where the card of a checkpoint lies: the same name ending in ``.json``."""
-    return weights.with_suffix(".json")
 
 
 def save_checkpoint(model: EarlyExitModel, card: ModelCard, weights: Path) -> ModelCard:

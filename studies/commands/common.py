@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from pathlib import Path
 
 from rich.console import Console
 
 from search.errors import BadInput
+from studies.fronts import FrontSummary
 
 STORE = "EXITBITS_STORE"
 DEFAULT_STORE = "sqlite:///exitbits.db"
@@ -53,9 +55,33 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def stdout_console() -> Console:
-    """A console for data: as wide as needed where the output is no terminal."""
+    """A console for data, which breaks no line where the output is no terminal."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=220)
+    return console if console.is_terminal else Console(highlight=False, width=1000)
+
+
+def print_front(summary: FrontSummary) -> None:
+    """Print a front as wide as the terminal allows."""
+    console = stdout_console()
+    console.print(summary.to_table(console.width if console.is_terminal else None))
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Raise ``BadInput`` unless a file can be written at ``path``; nothing is left there.
+
+    Raises:
+        BadInput: naming the option to change.
+    """
+    probe = path.with_name(f".{path.name}.partial")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadInput(
+            f"cannot write {str(path)!r} ({error.strerror}): name another file with {option}"
+        ) from error
 
 
 def positive(text: str) -> int:

@@ -48,6 +48,11 @@ def run(args: argparse.Namespace) -> int:
             f"{config.model.checkpoint!r} is {evaluator.card.digest[:12]}: "
             "name the right file with --checkpoint"
         )
+    if args.split == bundle.split and evaluator.data_digest != bundle.data_digest:
+        raise BadInput(
+            f"the images of data set {config.data.dataset!r} are not those that the policy was "
+            "measured on: restore them, or measure on another --split"
+        )
     measured = evaluator.evaluate(policy)
     reproduced = same_figures(measured, recorded) if args.split == bundle.split else None
     if args.json:
@@ -85,6 +90,8 @@ def _show(found: Evaluation, split: str) -> None:
         ("W8A8 at full depth", references.w8a8),
         ("the same bits at full depth", references.same_bits),
     ):
-        print(f"{'':>12}  {1 - cost.expected / reference:.2%} below {label}")
+        saved = 1 - cost.expected / reference
+        side = "below" if saved >= 0 else "above"
+        print(f"{'':>12}  {abs(saved):.2%} {side} {label}")
     print(f"{'exit rates':>12}  " + " ".join(f"{rate:.3f}" for rate in found.exit_rates))
     print(f"{'mean exit':>12}  block {found.mean_exit:.2f}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from search.errors import BadInput
 from studies.bundle import PolicyBundle, write_bundle
-from studies.commands.common import add_json, add_store, read_store, stdout_console
+from studies.commands.common import add_json, add_store, print_front, read_store
 from studies.fronts import FrontSummary
 from studies.store import StudyStore
 
@@ -46,5 +46,5 @@ def run(args: argparse.Namespace) -> int:
     elif args.csv:
         print(summary.to_csv(), end="")
     else:
-        stdout_console().print(summary.to_table())
+        print_front(summary)
     return 0

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from search.errors import ExitbitsError
 from studies.cache import DiskTraceCache
-from studies.commands.common import positive, read_store, stdout_console
+from studies.commands.common import check_writable, positive, print_front, read_store
 from studies.commands.submit import add_study_source, open_study
 from studies.config import load_config
 from studies.fleet import release_dead
@@ -42,8 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the study to the end of its budget; progress goes to stderr, the front to stdout."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # stop as for Ctrl-C
     config = load_config(args.study, name=args.name, trials=args.trials)
     cache = DiskTraceCache(args.cache)
+    report = args.report or Path(f"{_file_name(config.name)}.html")
+    check_writable(report, "--report")
     console = Console(stderr=True)
     store, record = open_study(read_store(args), config, cache, console)
     name = record.config.name
@@ -52,13 +56,11 @@ def run(args: argparse.Namespace) -> int:
     interrupted = _serve(store, record, workers, console)
     progress = store.progress(name)
     summary = FrontSummary.load(store, name)
-    if workers.failed:
-        console.print(f"a worker ended early: {_last_line(log)} (log: {log})", markup=False)
     for trial, reason in store.failures(name):
         console.print(f"trial {trial} failed: {reason}", style="yellow", markup=False)
     if summary.rows:
-        stdout_console().print(summary.to_table())
-        _write_reports(summary, args.report or Path(f"{_file_name(name)}.html"))
+        print_front(summary)
+        _write_reports(summary, report)
     if interrupted:
         console.print(
             f"stopped at {progress.finished + progress.failed} of {progress.budget} trials; "
@@ -69,8 +71,10 @@ def run(args: argparse.Namespace) -> int:
     if not progress.done:
         raise ExitbitsError(
             f"the workers ended after {progress.finished} of {progress.budget} trials: "
-            f"{_last_line(log)} (log: {log})"
+            f"{workers.last_words()} (log: {log}); the same command goes on"
         )
+    if progress.failed > progress.finished:
+        raise ExitbitsError(f"{progress.failed} of {progress.budget} trials failed, see above")
     return 0
 
 
@@ -78,7 +82,6 @@ def _serve(store: StudyStore, record: StudyRecord, workers: LocalWorkers, consol
     """Run the workers until the budget is spent; returns whether Ctrl-C came first."""
     name = record.config.name
     display = ProgressDisplay(console)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as for Ctrl-C
     release_dead(store.database)
     if store.progress(name).done:
         return False
@@ -122,9 +125,6 @@ def _write_reports(summary: FrontSummary, path: Path) -> None:
 
 
 def _file_name(study: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in study)
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
-    return lines[-1] if lines else "they printed nothing"
+    safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in study)
+    # File systems count bytes; 200 leave room for an ending.
+    return safe.encode()[:200].decode(errors="ignore")

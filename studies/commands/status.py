@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from studies.commands.common import add_json, add_store, read_store, stdout_console
 from studies.fleet import WorkerState, list_workers
@@ -76,7 +77,7 @@ def _tables(studies: list[dict[str, Any]], workers: list[WorkerState]) -> Group:
         table.add_column(heading, justify="left" if heading == "study" else "right")
     for row in studies:
         table.add_row(
-            row["study"],
+            Text(row["study"]),
             f"{row['finished']}/{row['budget']}" + (" done" if row["done"] else ""),
             str(row["running"]),
             str(row["failed"]),
@@ -91,9 +92,9 @@ def _tables(studies: list[dict[str, Any]], workers: list[WorkerState]) -> Group:
         fleet.add_column(heading)
     for worker in workers:
         fleet.add_row(
-            worker.name,
+            Text(worker.name),
             "alive" if worker.alive else "gone",
-            f"{worker.study} trial {worker.trial}" if worker.study else "-",
+            Text(f"{worker.study} trial {worker.trial}" if worker.study else "-"),
             _ago(worker.since or worker.started),
         )
     return Group(table, fleet)

@@ -6,9 +6,11 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from search.errors import BadInput
 from studies.cache import DiskTraceCache, default_cache_folder
+from studies.checkpoints import checkpoint_digest
 from studies.commands.common import add_store, positive, read_store
 from studies.config import StudyConfig, load_config
 from studies.database import EmptyStore
@@ -70,11 +72,18 @@ def open_study(
             f"study {config.name!r} exists with another configuration ({difference}): "
             "give this one another --name"
         )
+    found = checkpoint_digest(config.model.checkpoint)
+    if found != known.model_digest:
+        raise BadInput(
+            f"the checkpoint of study {config.name!r} has changed since the study began "
+            f"({known.model_digest[:12]} in the store, {found[:12]} now): restore it, or give this "
+            "study another --name"
+        )
     return store, store.raise_budget(config.name, config.budget.trials)
 
 
 def _measure(config: StudyConfig, cache: DiskTraceCache, console: Console) -> StudyRecord:
-    with console.status(f"measuring the full-precision reference of {config.name}"):
+    with console.status(Text(f"measuring the full-precision reference of {config.name}")):
         from search.evaluate import measure_reference
         from studies.workload import open_evaluator
 
@@ -85,6 +94,7 @@ def _measure(config: StudyConfig, cache: DiskTraceCache, console: Console) -> St
             reference_value=measure_reference(evaluator),
             metric=evaluator.task.metric,
             model_digest=evaluator.card.digest,
+            data_digest=evaluator.data_digest,
         )
         record.anchors()  # refuses a space that does not fit before anything is written
     return record

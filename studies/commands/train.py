@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from search.errors import BadInput
+from studies.commands.common import check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +68,9 @@ def run(args: argparse.Namespace) -> int:
     for path in (output, output.with_suffix(".json")):
         if path.exists() and not args.force:
             raise BadInput(f"{str(path)!r} exists: name another with -o, or replace it by --force")
+    check_writable(output, "-o")
+    if isinstance(args.pretrained, str) and not Path(args.pretrained).is_file():
+        raise BadInput(f"no file {args.pretrained!r}: --pretrained names a safetensors file")
     if not args.data.is_dir():
         raise BadInput(f"no folder {str(args.data)!r}: --data names the folder of the images")
 

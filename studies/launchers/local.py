@@ -36,11 +36,13 @@ class LocalWorkers:
     count: int
     log: Path
     restarts: int = 0
-    failed: bool = False
+    killed_by: int = 0
+    _log_start: int = 0
     _processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self) -> None:
         """Start every worker."""
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
         for index in range(self.count):
             self._spawn(index)
 
@@ -80,13 +82,22 @@ class LocalWorkers:
                 continue
             del self._processes[index]
             if code > 0:
-                self.failed = True
                 continue
-            lost = True
+            lost, self.killed_by = True, -code
             if self.restarts < MAX_RESTARTS:
                 self.restarts += 1
                 self._spawn(index)
         return lost
+
+    def last_words(self) -> str:
+        """Why the workers of this launch ended, in one line."""
+        if self.restarts >= MAX_RESTARTS and self.killed_by:
+            cause = " (out of memory?)" if self.killed_by == signal.SIGKILL else ""
+            return f"they were killed by signal {self.killed_by} {self.restarts + 1} times{cause}"
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("exitbits: ") if lines else "they printed nothing"
 
     def stop(self) -> None:
         """Let every worker finish the trial in hand, and wait for them."""

@@ -56,7 +56,9 @@ def record_of_study(name: str, budget: int) -> StudyRecord:
         "sampler": {"name": "random"}, "budget": {"trials": budget},
         "anchors": {"bits": [8], "thresholds": []},
     }  # fmt: skip
-    return StudyRecord(parse_config(fields, "benchmark"), wide_ledger(), 0.9, "accuracy", "0" * 64)
+    return StudyRecord(
+        parse_config(fields, "benchmark"), wide_ledger(), 0.9, "accuracy", "0" * 64, "0" * 64
+    )
 
 
 def evaluate(policy: Policy) -> Evaluation:

@@ -79,7 +79,7 @@ def test_exits_that_agree_are_not_pulled_and_the_last_is_never_pulled(logits: Te
     ],
 )  # fmt: skip
 def test_a_recipe_refuses_values_out_of_range(option: str, value: float, refused):
-    with refused(option, repr(value), "exitbits train --help"):
+    with refused(option, repr(value), "give"):
         TrainRecipe(**{option: value})
 
 

@@ -56,6 +56,8 @@ def test_name_and_budget_can_be_replaced() -> None:
         ("[anchors]\nbits = [32]", ["anchors.bits 32"]),
         ("[budget]\ntrials = 0", ["budget.trials", "0", "greater than or equal to 1"]),
         ("[budget]\ntrials = inf", ["budget.trials", "inf"]),
+        ("[budget]\ntrials = true", ["budget.trials", "True"]),
+        ("[budget]\ntrials = 99999999999", ["budget.trials", "10000000"]),
         ("[nonsense]", ["nonsense", "allowed are name, model, data"]),
         ("[[sampler]]", ["sampler"]),
         ("[broken", ["not valid TOML"]),
@@ -99,4 +101,11 @@ def test_identity_is_everything_but_the_budget(tmp_path: Path) -> None:
     more = load_config(write(tmp_path, GOOD + "[budget]\ntrials = 500"))
     other = load_config(write(tmp_path, GOOD + "[sampler]\nseed = 3"))
     assert one.difference(more) is None
-    assert one.difference(other) == "sampler.seed is 3 there and 0 here"
+    assert one.difference(other) == "sampler.seed is 0 in the store and 3 here"
+
+
+def test_relative_paths_are_taken_from_the_file(tmp_path: Path) -> None:
+    text = GOOD.replace("bundled:fashion", "models/mine.safetensors")
+    config = load_config(write(tmp_path, text.replace('"fashion"', '"imagefolder"\npath = "data"')))
+    assert config.model.checkpoint == f"{tmp_path}/models/mine.safetensors"
+    assert config.data.path == f"{tmp_path}/data"
