@@ -210,7 +210,7 @@ def exits_figure(summary: FrontSummary) -> go.Figure:
             legend={
                 "orientation": "h",
                 "yanchor": "top",
-                "y": -0.3,
+                "y": -0.4,
                 "x": 0,
                 "traceorder": "normal",
             },

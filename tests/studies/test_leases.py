@@ -19,6 +19,7 @@ import pytest
 from small_study import measure
 from sqlalchemy import event, select
 
+from search.errors import BadInput
 from studies.claims import MAX_ATTEMPTS, LeaseLost
 from studies.database import StoreUnavailable
 from studies.fleet import Registration, list_workers, release_dead
@@ -314,7 +315,31 @@ def test_this_hosts_dead_workers_are_known_at_once(address: str, make_record: Ma
     assert list(list_workers(store.database)) == []
 
 
-# A full disk
+# Disks and databases that take no more
+
+
+def test_a_read_only_store_is_refused_and_the_result_kept(address: str, make_record: Make) -> None:
+    """Protection: the error is known for what it is, and nothing is half-written."""
+    store = make_store(address, make_record())
+    claim = store.claim("small", "tester")
+    assert claim
+    engine = store.database.engine
+
+    def read_only(connection: object, _: object) -> None:
+        if store.database.is_sqlite:
+            connection.execute("pragma query_only = on")  # type: ignore[attr-defined]
+        else:
+            connection.read_only = True  # type: ignore[attr-defined]
+
+    engine.dispose()
+    event.listen(engine, "connect", read_only)
+    with pytest.raises(BadInput, match="is read-only: make it writable"):
+        store.record(claim, measure(claim.policy))
+    assert store.evaluations("small") == []
+    event.remove(engine, "connect", read_only)
+    engine.dispose()
+    store.record(claim, measure(claim.policy))
+    assert recorded(store) == Counter([0])
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, make_record: Make) -> None:
