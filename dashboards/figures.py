@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from dashboards import theme
 from search.front import knee
 from studies.fronts import FrontSummary
-from studies.store import Recorded
+from studies.records import Recorded
 
 
 def front_figure(summary: FrontSummary) -> go.Figure:

@@ -14,7 +14,7 @@ from search.errors import BadInput
 from search.evaluation import GIGA, Evaluation
 from search.front import knee
 from studies.fronts import FrontSummary
-from studies.store import Recorded
+from studies.records import Recorded
 
 _STYLE = f"""
 :root {{ color-scheme: light; }}

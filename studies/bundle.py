@@ -13,7 +13,7 @@ from search.errors import BadInput
 from search.evaluation import Evaluation
 from search.policy import Policy
 from studies.config import StudyConfig
-from studies.store import Recorded, StudyRecord
+from studies.records import Recorded, StudyRecord
 
 
 class PolicyBundle(BaseModel):

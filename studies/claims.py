@@ -18,8 +18,8 @@ from sqlalchemy import Connection, and_, insert, or_, select, update
 
 from search.errors import ExitbitsError
 from studies.database import Database
+from studies.rows import frozen_trial, trial_row
 from studies.schema import evaluations, now_seconds, studies, trials
-from studies.storage import frozen_trial, trial_row
 
 LEASE_S = 60.0  # long beside a lost heartbeat, short beside a lost worker
 MAX_ATTEMPTS = 3

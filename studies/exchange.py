@@ -19,8 +19,8 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from search.errors import BadInput
 from studies.database import parse_url
+from studies.rows import new_study_row, trial_row
 from studies.schema import evaluations, studies, trials
-from studies.storage import new_study_row, trial_row
 from studies.store import StudyStore
 
 RECORD, EVALUATIONS = "exitbits:record", "exitbits:evaluations"

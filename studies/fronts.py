@@ -18,7 +18,8 @@ from rich.text import Text
 from search.evaluation import GIGA, Evaluation
 from search.front import as_points, front_indices, hypervolume
 from search.policy import FULL_PRECISION
-from studies.store import Recorded, StudyRecord, StudyStore
+from studies.records import Recorded, StudyRecord
+from studies.store import StudyStore
 
 COLUMNS = (
     "digest", "trial", "source", "accuracy", "accuracy_se", "gbops", "gbops_p95", "reduction",

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from search.front import best_under
 from studies.fronts import FrontSummary
-from studies.store import Progress
+from studies.records import Progress
 
 BUDGET_SHARES = (1 / 2, 1 / 4, 1 / 8)  # of the W8A8 full-depth cost
 PLAIN_INTERVAL_S = 10.0

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
@@ -21,7 +20,6 @@ from optuna.distributions import (
     BaseDistribution,
     check_distribution_compatibility,
     distribution_to_json,
-    json_to_distribution,
 )
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
@@ -33,6 +31,7 @@ from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from studies.database import Database
+from studies.rows import frozen_trial, new_study_row, trial_row
 from studies.schema import studies, trials
 
 MAX_NAME = 512
@@ -374,17 +373,6 @@ class StoreStorage(BaseStorage):
                 del self._gathered[trial._trial_id]
 
 
-def new_study_row(name: str, directions: Sequence[StudyDirection]) -> dict[str, Any]:
-    """The columns of a study that has nothing yet."""
-    return {
-        "name": name,
-        "directions": [direction.value for direction in directions],
-        "user_attrs": {},
-        "system_attrs": {},
-        "created": datetime.now(UTC),
-    }
-
-
 def bump_revision(connection: Connection, study_id: int, **counters: int) -> Row[Any]:
     """Take the study's next revision, adding to its counters, and lock its row until the end.
 
@@ -401,72 +389,3 @@ def bump_revision(connection: Connection, study_id: int, **counters: int) -> Row
     if row is None:
         raise KeyError(f"no study with id {study_id}")
     return row
-
-
-def trial_row(trial: FrozenTrial | None) -> dict[str, Any]:
-    """The columns of a trial, as Optuna gives it or as it begins."""
-    if trial is None:
-        return {
-            "state": TrialState.RUNNING.value,
-            "params": {},
-            "intermediate": {},
-            "user_attrs": {},
-            "system_attrs": {},
-        }
-    return {
-        "state": trial.state.value,
-        "params": params_value(trial),
-        "trial_values": trial.values,
-        "intermediate": {str(step): value for step, value in trial.intermediate_values.items()},
-        "user_attrs": trial.user_attrs,
-        "system_attrs": trial.system_attrs,
-        "started": _to_utc(trial.datetime_start),
-        "finished": _to_utc(trial.datetime_complete),
-    }
-
-
-def params_value(trial: FrozenTrial) -> dict[str, list[Any]]:
-    """All parameters of a trial as one value: name to internal value and distribution."""
-    return {
-        name: [distribution.to_internal_repr(trial.params[name]), _to_json(distribution)]
-        for name, distribution in trial.distributions.items()
-    }
-
-
-def frozen_trial(row: Row[Any]) -> FrozenTrial:
-    """A row of ``trials`` as Optuna's trial."""
-    distributions = {name: _from_json(text) for name, (_, text) in row.params.items()}
-    return FrozenTrial(
-        trial_id=row.id,
-        number=row.number,
-        state=TrialState(row.state),
-        params={
-            name: distributions[name].to_external_repr(value)
-            for name, (value, _) in row.params.items()
-        },
-        distributions=distributions,
-        user_attrs=row.user_attrs,
-        system_attrs=row.system_attrs,
-        value=None,
-        values=row.trial_values,
-        intermediate_values={int(step): value for step, value in row.intermediate.items()},
-        datetime_start=_to_local(row.started),
-        datetime_complete=_to_local(row.finished),
-    )
-
-
-# A study has few distributions and many trials: each text is parsed once.
-_from_json = lru_cache(maxsize=4096)(json_to_distribution)
-
-
-def _to_json(distribution: BaseDistribution) -> str:
-    return distribution_to_json(distribution)
-
-
-def _to_utc(time: datetime | None) -> datetime | None:
-    """Optuna's times are local and without a zone."""
-    return None if time is None else time.astimezone(UTC)
-
-
-def _to_local(time: datetime | None) -> datetime | None:
-    return None if time is None else time.astimezone().replace(tzinfo=None)

@@ -7,12 +7,9 @@ once: see :mod:`studies.claims`.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
-from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -20,150 +17,19 @@ from optuna.trial import Trial, TrialState
 from sqlalchemy import Connection, case, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from search.cost import Ledger
 from search.digest import digest_of
 from search.errors import BadInput
-from search.evaluation import GIGA, Evaluation
-from search.policy import Policy
-from search.space import PolicySpace
-from studies.claims import Claims, Lease
-from studies.config import StudyConfig, parse_config
+from search.evaluation import Evaluation
+from studies.claims import Claims
+from studies.config import parse_config
 from studies.database import PATIENCE_S, Database
+from studies.records import Claim, Progress, Recorded, StudyRecord
+from studies.rows import evaluation_row, new_study_row, params_value
 from studies.samplers import make_sampler
 from studies.schema import evaluations, studies, trials
-from studies.storage import StoreStorage, new_study_row, params_value
+from studies.storage import StoreStorage
 
 OBJECTIVES = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
-
-
-@dataclass(frozen=True)
-class StudyRecord:
-    """A study as the store knows it.
-
-    Attributes:
-        config: its configuration, with the budget as it stands.
-        ledger: operations of its model.
-        reference_value: the full-precision, full-depth metric on the search split.
-        metric: name of the metric.
-        model_digest: of the checkpoint's card.
-        data_digest: of the search and the calibration images.
-    """
-
-    config: StudyConfig
-    ledger: Ledger
-    reference_value: float
-    metric: str
-    model_digest: str
-    data_digest: str
-
-    @cached_property
-    def space(self) -> PolicySpace:
-        """The study's legal policies."""
-        section = self.config.space
-        return PolicySpace.from_ledger(
-            self.ledger,
-            section.granularity,
-            weight_choices=section.weight_bits,
-            activation_choices=section.activation_bits,
-            threshold_low=section.thresholds[0],
-            threshold_high=section.thresholds[1],
-            embed_bits=section.embed_bits,
-            head_bits=section.head_bits,
-        )
-
-    def anchors(self) -> list[Policy]:
-        """What is evaluated first, widest bits and highest threshold first."""
-        section = self.config.anchors
-        return [
-            self.space.uniform(bits, threshold)
-            for bits in sorted(section.bits, reverse=True)
-            for threshold in sorted(section.thresholds, reverse=True)
-        ]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for the store. The budget is a column of its own."""
-        return {
-            "config": self.config.identity(),
-            "ledger": self.ledger.as_dict(),
-            "reference_value": self.reference_value,
-            "metric": self.metric,
-            "model_digest": self.model_digest,
-            "data_digest": self.data_digest,
-        }
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any], budget: int) -> StudyRecord:
-        """Build what :meth:`as_dict` gave."""
-        config = parse_config({**fields["config"], "budget": {"trials": budget}}, "stored study")
-        return cls(**{**fields, "config": config, "ledger": Ledger.from_dict(fields["ledger"])})
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """One evaluation, as narrow as fronts need it.
-
-    Attributes:
-        id: of the row, by which :meth:`StudyStore.details` finds the rest.
-        trial: number of the trial that recorded it.
-        revision: of the study when it was recorded.
-        source: who proposed the policy.
-        digest: of the policy.
-        value, standard_error: the metric.
-        gbops, gbops_p95: cost, expected and at the 95th percentile.
-        mean_exit: mean number of blocks executed.
-        policy_json: the policy.
-    """
-
-    id: int
-    trial: int
-    revision: int
-    source: str
-    digest: str
-    value: float
-    standard_error: float
-    gbops: float
-    gbops_p95: float
-    mean_exit: float
-    policy_json: str
-
-    @cached_property
-    def policy(self) -> Policy:
-        """The policy, parsed when it is asked for."""
-        return Policy.from_json(self.policy_json)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a study is, in trials.
-
-    Attributes:
-        budget: trials asked for.
-        finished: trials with a result.
-        running: trials in a worker's hands, or left behind by one that is gone.
-        failed: trials whose evaluation raised an error, or that cost too many workers.
-        lost: attempts whose worker was lost; their trials go to the next worker.
-    """
-
-    budget: int
-    finished: int
-    running: int
-    failed: int
-    lost: int
-
-    @property
-    def done(self) -> bool:
-        """Whether every budgeted trial has an end."""
-        return self.finished + self.failed >= self.budget
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A trial handed to this worker."""
-
-    study: str
-    lease: Lease
-    policy: Policy
-    source: str
 
 
 class StudyStore:
@@ -384,7 +250,7 @@ class StudyStore:
             BadInput: when a figure is not finite.
         """
         found = [(claim.source, evaluation), *more]
-        rows = [_evaluation_row(source, one) for source, one in found]
+        rows = [evaluation_row(source, one) for source, one in found]
         values = (evaluation.value, evaluation.gbops)
         self.claims.record(claim.lease, values, rows, patience_s)
 
@@ -472,25 +338,3 @@ class StudyStore:
 _NARROW = (
     "source", "digest", "value", "standard_error", "gbops", "gbops_p95", "mean_exit", "policy",
 )  # fmt: skip
-
-
-def _evaluation_row(source: str, evaluation: Evaluation) -> dict[str, Any]:
-    detail = evaluation.as_dict()
-    del detail["policy"]
-    row: dict[str, Any] = {
-        "source": source,
-        "digest": evaluation.policy.digest,
-        "value": evaluation.value,
-        "standard_error": evaluation.standard_error,
-        "gbops": evaluation.gbops,
-        "gbops_p95": evaluation.cost.p95 / GIGA,
-        "mean_exit": evaluation.mean_exit,
-        "policy": evaluation.policy.to_json(),
-    }
-    for name, figure in row.items():
-        if isinstance(figure, float) and not math.isfinite(figure):
-            raise BadInput(
-                f"evaluation of policy {row['digest'][:12]} has {name} {figure}: only finite "
-                "figures are recorded; check the model and the data"
-            )
-    return {**row, "detail": json.dumps(detail, separators=(",", ":"), allow_nan=False)}

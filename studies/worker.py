@@ -20,7 +20,8 @@ from studies.cache import DiskTraceCache
 from studies.claims import LeaseLost
 from studies.database import StoreUnavailable
 from studies.fleet import Registration
-from studies.store import Claim, StudyStore
+from studies.records import Claim
+from studies.store import StudyStore
 
 if TYPE_CHECKING:
     from search.evaluate import Evaluator

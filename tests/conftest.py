@@ -13,7 +13,7 @@ from running import command_env, command_line
 from small_study import FIELDS, small_ledger
 
 from studies.config import StudyConfig, parse_config
-from studies.store import StudyRecord
+from studies.records import StudyRecord
 
 
 @pytest.fixture(scope="session")

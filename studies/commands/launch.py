@@ -20,7 +20,8 @@ from studies.fleet import release_dead
 from studies.fronts import FrontSummary
 from studies.launchers.local import LocalWorkers, usable_cores
 from studies.progress import ProgressDisplay
-from studies.store import Recorded, StudyRecord, StudyStore
+from studies.records import Recorded, StudyRecord
+from studies.store import StudyStore
 
 POLL_S = 0.5
 INTERRUPTED = 130

@@ -12,7 +12,8 @@ from search.front import best_under, cheapest_above, knee
 from studies.bundle import PolicyBundle, write_bundle
 from studies.commands.common import add_json, add_store, read_store
 from studies.fronts import FrontSummary
-from studies.store import Recorded, StudyStore
+from studies.records import Recorded
+from studies.store import StudyStore
 
 
 def _finite(text: str) -> float:

@@ -14,7 +14,8 @@ from studies.checkpoints import checkpoint_digest
 from studies.commands.common import add_store, positive, read_store
 from studies.config import StudyConfig, load_config
 from studies.database import EmptyStore
-from studies.store import StudyRecord, StudyStore
+from studies.records import StudyRecord
+from studies.store import StudyStore
 
 
 def add_study_source(parser: argparse.ArgumentParser) -> None:

@@ -32,8 +32,9 @@ from search.policy import Policy
 from search.tasks import resolve_task
 from search.trace import ExitTrace
 from studies.config import parse_config
+from studies.records import StudyRecord
 from studies.schema import evaluations, studies, trials
-from studies.store import StudyRecord, StudyStore
+from studies.store import StudyStore
 
 DELAY_S = 0.005
 EVALUATIONS = 50
@@ -187,7 +188,7 @@ def fill(store: StudyStore, name: str, trials_to_add: int, evaluations_a_trial: 
         for key, value in values.items()
     }
     found = evaluate(policy)
-    from studies.store import _evaluation_row
+    from studies.rows import evaluation_row
 
     def step(connection: Any) -> None:
         row = connection.execute(
@@ -220,7 +221,7 @@ def fill(store: StudyStore, name: str, trials_to_add: int, evaluations_a_trial: 
                 trials.c.study_id == row.id, trials.c.number >= first
             )
         ).all()
-        one = _evaluation_row("harvest", found)
+        one = evaluation_row("harvest", found)
         connection.execute(
             insert(evaluations),
             [

@@ -16,7 +16,8 @@ from dashboards.figures import bits_figure, exits_figure, front_figure
 from dashboards.report import front_page, summary_text, write_front_page
 from search.errors import BadInput
 from studies.fronts import FrontSummary
-from studies.store import StudyRecord, StudyStore
+from studies.records import StudyRecord
+from studies.store import StudyStore
 
 
 @pytest.fixture

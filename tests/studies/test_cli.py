@@ -13,7 +13,8 @@ from running import command_env
 from small_study import measure
 
 from studies.cli import COMMANDS, build_parser, main
-from studies.store import StudyRecord, StudyStore
+from studies.records import StudyRecord
+from studies.store import StudyStore
 
 Make = Callable[..., StudyRecord]
 

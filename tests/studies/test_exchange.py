@@ -11,7 +11,8 @@ from small_study import measure
 
 from search.errors import BadInput
 from studies.exchange import export_study, import_study
-from studies.store import StudyRecord, StudyStore
+from studies.records import StudyRecord
+from studies.store import StudyStore
 
 Make = Callable[..., StudyRecord]
 

@@ -23,8 +23,9 @@ from search.errors import BadInput
 from studies.claims import MAX_ATTEMPTS, LeaseLost
 from studies.database import StoreUnavailable
 from studies.fleet import Registration, list_workers, release_dead
+from studies.records import StudyRecord
 from studies.schema import trials
-from studies.store import StudyRecord, StudyStore
+from studies.store import StudyStore
 
 Make = Callable[..., StudyRecord]
 SPAWN = multiprocessing.get_context("spawn")

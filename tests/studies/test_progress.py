@@ -12,7 +12,8 @@ from small_study import measure
 
 from studies.fronts import FrontSummary
 from studies.progress import ProgressDisplay
-from studies.store import Progress, StudyRecord, StudyStore
+from studies.records import Progress, StudyRecord
+from studies.store import StudyStore
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from small_study import measure
 
 from search.errors import BadInput
 from studies.database import VERSION_TABLE, Database, EmptyStore
+from studies.records import StudyRecord
 from studies.schema import SCHEMA, metadata, studies, trials
-from studies.store import StudyRecord, StudyStore
+from studies.store import StudyStore
 
 Make = Callable[..., StudyRecord]
 

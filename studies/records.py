@@ -1,0 +1,143 @@
+"""What the store holds, as values: studies, their progress, claims, and recorded evaluations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from search.cost import Ledger
+from search.policy import Policy
+from search.space import PolicySpace
+from studies.claims import Lease
+from studies.config import StudyConfig, parse_config
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study as the store knows it.
+
+    Attributes:
+        config: its configuration, with the budget as it stands.
+        ledger: operations of its model.
+        reference_value: the full-precision, full-depth metric on the search split.
+        metric: name of the metric.
+        model_digest: of the checkpoint's card.
+        data_digest: of the search and the calibration images.
+    """
+
+    config: StudyConfig
+    ledger: Ledger
+    reference_value: float
+    metric: str
+    model_digest: str
+    data_digest: str
+
+    @cached_property
+    def space(self) -> PolicySpace:
+        """The study's legal policies."""
+        section = self.config.space
+        return PolicySpace.from_ledger(
+            self.ledger,
+            section.granularity,
+            weight_choices=section.weight_bits,
+            activation_choices=section.activation_bits,
+            threshold_low=section.thresholds[0],
+            threshold_high=section.thresholds[1],
+            embed_bits=section.embed_bits,
+            head_bits=section.head_bits,
+        )
+
+    def anchors(self) -> list[Policy]:
+        """What is evaluated first, widest bits and highest threshold first."""
+        section = self.config.anchors
+        return [
+            self.space.uniform(bits, threshold)
+            for bits in sorted(section.bits, reverse=True)
+            for threshold in sorted(section.thresholds, reverse=True)
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for the store. The budget is a column of its own."""
+        return {
+            "config": self.config.identity(),
+            "ledger": self.ledger.as_dict(),
+            "reference_value": self.reference_value,
+            "metric": self.metric,
+            "model_digest": self.model_digest,
+            "data_digest": self.data_digest,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any], budget: int) -> StudyRecord:
+        """Build what :meth:`as_dict` gave."""
+        config = parse_config({**fields["config"], "budget": {"trials": budget}}, "stored study")
+        return cls(**{**fields, "config": config, "ledger": Ledger.from_dict(fields["ledger"])})
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One evaluation, as narrow as fronts need it.
+
+    Attributes:
+        id: of the row, by which :meth:`StudyStore.details` finds the rest.
+        trial: number of the trial that recorded it.
+        revision: of the study when it was recorded.
+        source: who proposed the policy.
+        digest: of the policy.
+        value, standard_error: the metric.
+        gbops, gbops_p95: cost, expected and at the 95th percentile.
+        mean_exit: mean number of blocks executed.
+        policy_json: the policy.
+    """
+
+    id: int
+    trial: int
+    revision: int
+    source: str
+    digest: str
+    value: float
+    standard_error: float
+    gbops: float
+    gbops_p95: float
+    mean_exit: float
+    policy_json: str
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy, parsed when it is asked for."""
+        return Policy.from_json(self.policy_json)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is, in trials.
+
+    Attributes:
+        budget: trials asked for.
+        finished: trials with a result.
+        running: trials in a worker's hands, or left behind by one that is gone.
+        failed: trials whose evaluation raised an error, or that cost too many workers.
+        lost: attempts whose worker was lost; their trials go to the next worker.
+    """
+
+    budget: int
+    finished: int
+    running: int
+    failed: int
+    lost: int
+
+    @property
+    def done(self) -> bool:
+        """Whether every budgeted trial has an end."""
+        return self.finished + self.failed >= self.budget
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial handed to this worker."""
+
+    study: str
+    lease: Lease
+    policy: Policy
+    source: str
