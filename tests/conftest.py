@@ -36,15 +36,15 @@ def exitbits(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """Address of a PostgreSQL server that all tests share."""
     if named := os.environ.get("EXITBITS_TEST_DATABASE_URL"):
         yield named
         return
-    server = Postgres(tmp_path_factory.mktemp("postgres"))
+    server = Postgres()
     server.start()
     yield server.url()
-    server.kill()
+    server.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

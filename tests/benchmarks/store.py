@@ -246,8 +246,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        folder.chmod(0o755)
-        server = Postgres(folder / "postgres")
+        server = Postgres()
         server.start()
         proxy = DelayProxy(server.port, DELAY_S)
         try:
@@ -279,7 +278,7 @@ def main() -> None:
                 result["growth"][place] = grown(address, sizes, reads, 10 if args.quick else 40)
         finally:
             proxy.close()
-            server.kill()
+            server.close()
     show(result, tables(result), args.json)
 
 

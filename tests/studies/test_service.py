@@ -83,12 +83,12 @@ class Fleet:
 
 
 @pytest.fixture
-def own_postgres(tmp_path: Path) -> Iterator[Postgres]:
+def own_postgres() -> Iterator[Postgres]:
     """A server that the test may kill."""
-    server = Postgres(tmp_path / "postgres")
+    server = Postgres()
     server.start()
     yield server
-    server.kill()
+    server.close()
 
 
 @pytest.fixture
