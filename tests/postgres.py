@@ -39,8 +39,12 @@ class Postgres:
             shutil.chown(folder, self.user)
             if not all(parent.stat().st_mode & 0o001 for parent in install.parents):
                 # Another user cannot reach the environment, so it gets a copy.
-                install = Path(shutil.copytree(install, folder / "install", symlinks=True))
-                folder.chmod(0o755)
+                # The libraries lie beside the package and are found from there.
+                package = install.parent
+                for part in (package, package.with_name(f"{package.name}.libs")):
+                    shutil.copytree(part, folder / part.name, symlinks=True)
+                (folder / package.name).chmod(0o755)
+                install = folder / package.name / install.name
         self.bin = install / "bin"
         self._run(
             "initdb", "-D", self.data, "-U", "exitbits", "-A", "trust", "-E", "UTF8", "--no-sync"
