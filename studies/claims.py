@@ -80,7 +80,7 @@ class Claims:
                     and_(trials.c.state == _RUNNING, trials.c.lease_until < now_seconds()),
                 ),
             )
-            .order_by(trials.c.number)
+            .order_by(trials.c.state, trials.c.number)  # abandoned ones before queued ones
             .limit(1)
             .with_for_update(skip_locked=True)
         ).one_or_none()

@@ -65,6 +65,7 @@ class StoreStorage(BaseStorage):
         self._known: dict[int, _Known] = {}
         self._study_of_trial: dict[int, tuple[int, int]] = {}
         self._gathered: dict[int, FrozenTrial] = {}
+        self._fresh: set[int] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"database": self.database}
@@ -326,8 +327,13 @@ class StoreStorage(BaseStorage):
             return self._known[study_id]
 
     def _refresh(self, study_id: int) -> None:
-        """Read what changed since the last time, in one statement."""
+        """Read what changed since the last time, in one statement.
+
+        A sampler asks for all trials more than once; one proposal is content with one reading.
+        """
         with self._lock:
+            if study_id in self._fresh:
+                return
             known = self._knowledge(study_id)
             with self.database.read() as connection:
                 # A running trial's parameters are written without a new revision.
@@ -348,6 +354,8 @@ class StoreStorage(BaseStorage):
                 known.revision = max(known.revision, row.revision)
                 known.distributions.update(trial.distributions)
                 self._study_of_trial[row.id] = (study_id, row.number)
+            if any(self._study_of_trial[trial_id][0] == study_id for trial_id in self._gathered):
+                self._fresh.add(study_id)
 
     # What workers add
 
@@ -371,6 +379,7 @@ class StoreStorage(BaseStorage):
         finally:
             with self._lock:
                 del self._gathered[trial._trial_id]
+                self._fresh.discard(study_id)
 
 
 def bump_revision(connection: Connection, study_id: int, **counters: int) -> Row[Any]:

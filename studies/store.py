@@ -14,7 +14,18 @@ from datetime import UTC, datetime
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
-from sqlalchemy import Connection, case, delete, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from search.digest import digest_of
@@ -26,7 +37,7 @@ from studies.database import PATIENCE_S, Database
 from studies.records import Claim, Progress, Recorded, StudyRecord
 from studies.rows import evaluation_row, new_study_row, params_value
 from studies.samplers import make_sampler
-from studies.schema import evaluations, studies, trials
+from studies.schema import evaluations, now_seconds, studies, trials
 from studies.storage import StoreStorage
 
 OBJECTIVES = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
@@ -188,18 +199,23 @@ class StudyStore:
     # Work
 
     def open_studies(self) -> list[str]:
-        """Studies with budget or queued work left, the one with the fewest running trials first."""
-        unfinished = case((trials.c.state == TrialState.RUNNING.value, 1), else_=0)
-        ended = case(
-            (trials.c.state.in_([TrialState.COMPLETE.value, TrialState.FAIL.value]), 1), else_=0
+        """Studies with something to claim, the one with the fewest running trials first.
+
+        Asks only for running trials, which are few, whatever the size of a study.
+        """
+        running = and_(
+            trials.c.study_id == studies.c.id, trials.c.state == TrialState.RUNNING.value
         )
+        in_hand = select(func.count()).where(running).scalar_subquery()
+        abandoned = exists().where(running, trials.c.lease_until < now_seconds())
         statement = (
             select(studies.c.name)
-            .select_from(studies.outerjoin(trials))
-            .where(studies.c.record.is_not(None), studies.c.archived.is_(None))
-            .group_by(studies.c.id, studies.c.name, studies.c.budget)
-            .having(func.coalesce(func.sum(ended), 0) < studies.c.budget)
-            .order_by(func.coalesce(func.sum(unfinished), 0), studies.c.id)
+            .where(
+                studies.c.record.is_not(None),
+                studies.c.archived.is_(None),
+                or_(studies.c.claimed < studies.c.budget, abandoned),
+            )
+            .order_by(in_hand, studies.c.id)
         )
         with self.database.read() as connection:
             return list(connection.scalars(statement))

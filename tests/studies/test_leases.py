@@ -162,6 +162,20 @@ def test_an_abandoned_trial_is_evaluated_with_its_own_parameters(
     assert again.policy == abandoned.policy
 
 
+def test_a_study_whose_last_trial_is_abandoned_is_served_again(
+    address: str, make_record: Make
+) -> None:
+    """Protection: open studies are those with budget, and those with an abandoned trial."""
+    store = make_store(address, make_record(budget={"trials": 1}))
+    assert store.open_studies() == ["small"]
+    assert store.claim("small", "gone")
+    assert store.open_studies() == []
+    time.sleep(LEASE_S + 0.2)
+    assert store.open_studies() == ["small"]
+    finish(address, "survivor")
+    assert store.open_studies() == []
+
+
 def test_a_trial_that_kills_its_workers_is_quarantined(address: str, make_record: Make) -> None:
     """Protection: the retry cap."""
     record = make_record(anchors={"bits": [4], "thresholds": [1.0]}, budget={"trials": 2})

@@ -14,6 +14,7 @@ import optuna
 import pytest
 import sqlalchemy
 from small_study import measure
+from sqlalchemy import event
 
 from search.errors import BadInput
 from studies.database import VERSION_TABLE, Database, EmptyStore
@@ -143,6 +144,30 @@ def test_others_see_the_parameters_of_a_running_trial(store: StudyStore, address
     running = study.trials[4]
     assert running.state == optuna.trial.TrialState.RUNNING
     assert other.get("small").space.decode(running.params) == claim.policy
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_a_trial_costs_few_statements_whatever_the_sampler(
+    address: str, make_record: Make, sampler: str
+) -> None:
+    store = StudyStore(address, create=True)
+    store.create(make_record(sampler={"name": sampler}, budget={"trials": 100}))
+    work(store, most=20)
+    engine, seen = store.database.engine, Counter[str]()
+
+    def count(_: object, __: object, statement: str, *rest: object) -> None:
+        seen["statements"] += not statement.lower().startswith("begin")
+
+    event.listen(engine, "before_cursor_execute", count)
+    event.listen(engine, "commit", lambda _: seen.update(["commits"]))
+    claim = store.claim("small", "tester")
+    assert claim
+    evaluation = measure(claim.policy)
+    store.record(claim, evaluation, *[("harvest", evaluation)] * 49)
+    assert len(store.evaluations("small")) == 70
+    # One of the statements is the reading just above.
+    assert seen["statements"] - 1 <= 8
+    assert seen["commits"] <= 3
 
 
 def test_workers_learn_from_each_others_results(store: StudyStore, address: str) -> None:
