@@ -77,6 +77,8 @@ class Worker:
                     return
                 else:
                     time.sleep(IDLE_S if self.until_done else 1.0)
+            except LeaseLost as error:
+                log.warning("%s", error)  # frozen between claim and proposal
             except StoreUnavailable as error:
                 log.warning("%s", error)
                 time.sleep(AWAY_S)
