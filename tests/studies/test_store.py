@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
@@ -350,4 +349,3 @@ def test_passwords_may_hold_any_character_and_are_never_shown(
     assert url.password == password
     database = Database(address, create=True, check=False)
     assert password.strip() not in database.shown.replace("postgresql", "")
-    json.dumps(database.shown)
