@@ -274,8 +274,7 @@ def _make_engine(url: URL, is_sqlite: bool) -> Engine:
     def prepare(connection: Any, _: Any) -> None:
         # Transactions are begun below, not by the driver, which would begin them too late.
         connection.isolation_level = None
-        if connection.execute("pragma journal_mode").fetchone() != ("wal",):
-            connection.execute("pragma journal_mode = wal")
+        _switch_to_wal(connection)
         connection.execute("pragma foreign_keys = on")
 
     @event.listens_for(engine, "begin")
@@ -286,6 +285,26 @@ def _make_engine(url: URL, is_sqlite: bool) -> Engine:
         connection.exec_driver_sql("begin immediate" if writes else "begin")
 
     return engine
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Switch the file's journal to WAL, once for all; of many processes at once one does it.
+
+    The switch turns a read lock into an exclusive one. Where two processes try that together,
+    SQLite refuses one at once, whatever the busy timeout, so the waiting is done here.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            if connection.execute("pragma journal_mode").fetchone() != ("wal",):
+                connection.execute("pragma journal_mode = wal")
+            return
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY"):
+                raise
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.005, 0.02))
 
 
 def _explain(error: DBAPIError, shown: str) -> ExitbitsError:
