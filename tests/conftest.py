@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,10 @@ from small_study import FIELDS, small_ledger
 
 from studies.config import StudyConfig, parse_config
 from studies.records import StudyRecord
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every
+# process that they start; one that handles it passes on the usual answer.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
