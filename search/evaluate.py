@@ -129,7 +129,11 @@ class Evaluator:
         return trace
 
     def full_precision_trace(self) -> ExitTrace:
-        """The trace of the model as it was trained."""
+        """The trace of the model as it was trained, computed once."""
+        return self._full_precision
+
+    @cached_property
+    def _full_precision(self) -> ExitTrace:
         model = self.model.to(self.device)
         with torch.inference_mode():
             return self._run(model)

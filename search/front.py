@@ -12,8 +12,10 @@ import numpy as np
 
 _MAXIMISE = [True, False]
 
+Figures = Sequence[float] | np.ndarray
 
-def as_points(values: Sequence[float], costs: Sequence[float]) -> np.ndarray:
+
+def as_points(values: Figures, costs: Figures) -> np.ndarray:
     """Stack metric values and costs as points, float64 ``[N, 2]``."""
     return np.column_stack(
         [np.asarray(values, dtype=np.float64), np.asarray(costs, dtype=np.float64)]

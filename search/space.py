@@ -147,6 +147,21 @@ class PolicySpace:
             [threshold] * (self.exits - 1),
         )
 
+    def narrowest(self) -> Policy:
+        """The fewest bits everywhere, every threshold at its lowest."""
+        return self._extreme(0, self.threshold_low)
+
+    def widest(self) -> Policy:
+        """The most bits everywhere, every threshold at its highest."""
+        return self._extreme(-1, self.threshold_high)
+
+    def _extreme(self, choice: int, threshold: float) -> Policy:
+        return self._policy(
+            [self.weight_choices[choice]] * len(self.weight_groups),
+            [self.activation_choices[choice]] * len(self.activation_groups),
+            [threshold] * (self.exits - 1),
+        )
+
     def _policy(
         self, weight_bits: list[int], activation_bits: list[int], thresholds: list[float]
     ) -> Policy:

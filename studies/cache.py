@@ -1,16 +1,24 @@
-"""Traces on disk by content, shared by the workers of a machine and written in one atomic step."""
+"""Traces and tables on disk by content, shared by the processes of a machine.
+
+Every file is written in one atomic step.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from search.errors import BadInput
+from search.tables import Sensitivity
 from search.trace import ExitTrace
 
 log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 
 def default_cache_folder() -> Path:
@@ -21,21 +29,15 @@ def default_cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "exitbits"
 
 
-class DiskTraceCache:
-    """A folder with one file per trace.
+class _DiskCache:
+    """A folder with one file per key.
 
-    Two workers that compute the same trace at once write the same bytes; the later rename wins and
-    no reader ever sees half a file. A damaged file counts as absent and is written anew.
-
-    Args:
-        folder: created if missing.
-
-    Raises:
-        BadInput: when the folder cannot be created or written.
+    Two processes that compute the same value at once write the same bytes; the later rename wins
+    and no reader ever sees half a file. A damaged file counts as absent and is written anew.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "traces"
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder = folder / kind
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
@@ -47,31 +49,63 @@ class DiskTraceCache:
             ) from error
 
     def path(self, key: str) -> Path:
-        """Where the trace under ``key`` lies."""
+        """Where the value under ``key`` lies."""
         return self.folder / key[:2] / f"{key}.npz"
 
-    def load(self, key: str) -> ExitTrace | None:
-        """The trace under ``key``, or None where there is none that can be read."""
+    def _read(self, key: str, decode: Callable[[bytes], Value]) -> Value | None:
         try:
-            return ExitTrace.from_bytes(self.path(key).read_bytes())
+            return decode(self.path(key).read_bytes())
         except (FileNotFoundError, ValueError):
             return None
 
-    def store(self, key: str, trace: ExitTrace) -> None:
-        """Keep ``trace`` under ``key``; where the disk is full, warn and go on without."""
+    def _keep(self, key: str, data: bytes) -> None:
         try:
-            self._write(self.path(key), trace)
+            self._write(self.path(key), data)
         except OSError as error:
-            # The trace itself is at hand; only the next one who wants it must compute it again.
-            log.warning("trace not kept in %s (%s): free some room", self.folder, error.strerror)
+            # The value itself is at hand; only the next one who wants it must compute it again.
+            log.warning("nothing kept in %s (%s): free some room", self.folder, error.strerror)
 
-    def _write(self, path: Path, trace: ExitTrace) -> None:
+    def _write(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(exist_ok=True)
         descriptor, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(trace.to_bytes())
+                file.write(data)
             Path(partial).replace(path)
         except BaseException:
             Path(partial).unlink(missing_ok=True)
             raise
+
+
+class DiskTraceCache(_DiskCache):
+    """Traces in the folder ``traces`` below ``folder``, which is created if missing.
+
+    Raises:
+        BadInput: when the folder cannot be created or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "traces")
+
+    def load(self, key: str) -> ExitTrace | None:
+        """The trace under ``key``, or None where there is none that can be read."""
+        return self._read(key, ExitTrace.from_bytes)
+
+    def store(self, key: str, trace: ExitTrace) -> None:
+        """Keep ``trace`` under ``key``; where the disk is full, warn and go on without."""
+        self._keep(key, trace.to_bytes())
+
+
+class DiskTableCache(_DiskCache):
+    """Sensitivities in the folder ``tables``, likewise."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "tables")
+
+    def load(self, key: str) -> Sensitivity | None:
+        """The row under ``key``, or None where there is none that can be read."""
+        return self._read(key, Sensitivity.from_bytes)
+
+    def store(self, key: str, row: Sensitivity) -> None:
+        """Keep ``row`` under ``key``; where the disk is full, warn and go on without."""
+        self._keep(key, row.to_bytes())

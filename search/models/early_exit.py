@@ -50,14 +50,6 @@ class EarlyExitModel(nn.Module):
 
     adapter: BackboneAdapter
 
-    def _stages(self, tokens: Tensor) -> Sequence[Tensor]:
-        outputs = []
-        for block in range(1, self.adapter.num_blocks + 1):
-            tokens = self.adapter.run_block(block, tokens)
-            if block in self.exit_blocks:
-                outputs.append(self.read_exit(block, tokens))
-        return outputs
-
     def read_exit(self, block: int, tokens: Tensor) -> Tensor:
         """Logits ``[B, classes]`` of the exit after ``block``."""
         if block == self.exit_blocks[-1]:
@@ -67,7 +59,22 @@ class EarlyExitModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Run every exit: images ``[B, C, H, W]`` to logits ``[B, E, classes]``."""
-        return torch.stack(list(self._stages(self.adapter.embed(images))), dim=1)
+        return self.forward_states(images)[0]
+
+    def forward_states(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Run every exit, and keep what leaves every block.
+
+        Returns:
+            logits ``[B, E, classes]``, and of every block its output, tokens first after the batch.
+        """
+        tokens = self.adapter.embed(images)
+        outputs, states = [], []
+        for block in range(1, self.adapter.num_blocks + 1):
+            tokens = self.adapter.run_block(block, tokens)
+            states.append(tokens)
+            if block in self.exit_blocks:
+                outputs.append(self.read_exit(block, tokens))
+        return torch.stack(outputs, dim=1), states
 
     @torch.inference_mode()
     def stop_early(

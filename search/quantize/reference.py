@@ -151,3 +151,8 @@ class ReferenceEngine:
         """Every exit's outputs for normalized images: ``[B, C, H, W]`` to ``[B, E, classes]``."""
         outputs: Tensor = self.model(images)
         return outputs
+
+    @torch.inference_mode()
+    def run_states(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The same, and the output of every block."""
+        return self.model.forward_states(images)

@@ -1,0 +1,238 @@
+"""Measuring what each layer group does to the model when it alone is quantized.
+
+One row a group: noise nu_l(b) at the output of the group's block, and drift at every exit, at
+every bit-width. A row depends on the model, the images, the quantizer and the engine only, so it
+is kept by content and an interrupted measurement goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from search.apq import AllocationProblem
+from search.cost import group_of
+from search.data.splits import Split
+from search.digest import digest_of
+from search.errors import BadInput
+from search.evaluate import Evaluator, normalized_batches
+from search.policy import FULL_PRECISION, QUANTIZED_BITS, Granularity, Policy
+from search.quantize.reference import ReferenceEngine
+from search.tables import Sensitivity, SensitivityTables
+
+IMAGES = 256
+VERSION = 1
+
+Side = Literal["weights", "activations"]
+Bits = Mapping[str, tuple[int, int]]
+OnRow = Callable[[int, int], None]
+
+
+class TableCache(Protocol):
+    """Where rows are kept by content."""
+
+    def load(self, key: str) -> Sensitivity | None:
+        """The row under ``key``, or None."""
+
+    def store(self, key: str, row: Sensitivity) -> None:
+        """Keep ``row`` under ``key``."""
+
+
+@dataclass(frozen=True)
+class SensitivityMeter:
+    """Measures sensitivities of an evaluator's model on the first of its calibration images.
+
+    Attributes:
+        evaluator: the model, its quantizer and its calibration images.
+        granularity: what a group is.
+        cache: where rows are looked up first.
+        images: how many calibration images are run, 1 or more; more give steadier figures at a
+            cost in proportion.
+    """
+
+    evaluator: Evaluator
+    granularity: Granularity
+    cache: TableCache | None = None
+    images: int = IMAGES
+
+    @property
+    def split(self) -> Split:
+        """The images that are run."""
+        return self.evaluator.calibration.head(self.images)
+
+    def tables(self, on_row: OnRow = lambda done, of: None) -> SensitivityTables:
+        """Measure every group, or read it where it is known.
+
+        Args:
+            on_row: receives how many rows are there, and of how many.
+        """
+        weights, activations = self.evaluator.ledger.groups(self.granularity)
+        wanted: list[tuple[Side, str]] = [
+            *(("weights", name) for name in weights),
+            *(("activations", name) for name in activations),
+        ]
+        found: dict[Side, dict[str, Sensitivity]] = {"weights": {}, "activations": {}}
+        for done, (side, name) in enumerate(wanted):
+            on_row(done, len(wanted))
+            found[side][name] = self._row(side, name)
+        on_row(len(wanted), len(wanted))
+        return SensitivityTables(found["weights"], found["activations"])
+
+    def joint(self, policy: Policy) -> Sensitivity:
+        """Noise of the last block's output and drift with all of a policy's bits at once.
+
+        The embedding and the heads stay in full precision, as they do in the tables.
+        """
+        ledger = self.evaluator.ledger
+        fixed = {op.name for op in ledger.ops if op.part != "block"}
+        bits = {
+            name: (FULL_PRECISION, FULL_PRECISION) if name in fixed else widths
+            for name, widths in ledger.bits(policy).items()
+        }
+        noise, drift = self._compare([bits], ledger.exit_blocks[-1])
+        return Sensitivity(ledger.exit_blocks[-1], (0,), noise, drift)
+
+    def _row(self, side: Side, group: str) -> Sensitivity:
+        engine = ReferenceEngine
+        key = digest_of(
+            {
+                "what": "sensitivity",
+                "version": VERSION,
+                "side": side,
+                "group": group,
+                "granularity": self.granularity,
+                "bits": list(QUANTIZED_BITS),
+                "model": self.evaluator.card.digest,
+                "images": self.split.digest,
+                "calibration": self.evaluator.calibration.digest,
+                "quantizer": self.evaluator.quantizer,
+                "engine": [engine.name, engine.version],
+                "device": torch.device(self.evaluator.device).type,
+            }
+        )
+        if self.cache is not None and (known := self.cache.load(key)) is not None:
+            return known
+        ops = [
+            op
+            for op in self.evaluator.ledger.ops
+            if op.part == "block" and group_of(op, self.granularity) == group
+        ]
+        tables = [self._alone(side, group, bits) for bits in QUANTIZED_BITS]
+        noise, drift = self._compare(tables, ops[0].block)
+        row = Sensitivity(ops[0].block, QUANTIZED_BITS, noise, drift)
+        if self.cache is not None:
+            self.cache.store(key, row)
+        return row
+
+    def _alone(self, side: Side, group: str, bits: int) -> dict[str, tuple[int, int]]:
+        """Bits of every operation when one side of one group is quantized."""
+        wide = FULL_PRECISION
+        table = {}
+        for op in self.evaluator.ledger.ops:
+            left = right = wide
+            if op.part == "block" and group_of(op, self.granularity) == group:
+                if side == "activations":
+                    left, right = bits, bits if op.kind == "matmul" else wide
+                elif op.kind != "matmul":
+                    right = bits
+            table[op.name] = (left, right)
+        return table
+
+    def _compare(self, tables: Sequence[Bits], block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Noise ``[B]`` after ``block`` and drift ``[B, E]`` of each table against all at 32."""
+        engine = self.evaluator.engine
+        wide = {op.name: (FULL_PRECISION, FULL_PRECISION) for op in self.evaluator.ledger.ops}
+        error, power = np.zeros(len(tables)), 0.0
+        drift = np.zeros((len(tables), len(self.evaluator.ledger.exit_blocks)))
+        for images in self._batches():
+            engine.set_bits(wide)
+            truth, states = engine.run_states(images)
+            expected = F.log_softmax(truth.double(), dim=-1)
+            power += float(states[block - 1].double().square().sum())
+            for index, bits in enumerate(tables):
+                engine.set_bits(bits)
+                outputs, changed = engine.run_states(images)
+                difference = changed[block - 1].double() - states[block - 1].double()
+                error[index] += float(difference.square().sum())
+                found = F.log_softmax(outputs.double(), dim=-1)
+                drift[index] += _divergence(expected, found).cpu().numpy()
+        if not power > 0:
+            raise BadInput(
+                f"block {block} gives nothing but zeros: its noise has no scale; check the model"
+            )
+        return error / power, drift / len(self.split)
+
+    def _batches(self) -> Iterator[Tensor]:
+        evaluator = self.evaluator
+        return normalized_batches(self.split, evaluator.card.input, device=evaluator.device)
+
+
+def _divergence(expected: Tensor, found: Tensor) -> Tensor:
+    """KL(expected || found) of log-probabilities ``[B, E, classes]``, summed over samples."""
+    each = (expected.exp() * (expected - found)).sum(dim=-1)
+    return each.clamp_min(0).sum(dim=0)
+
+
+@dataclass(frozen=True)
+class Additivity:
+    """How well the tables' sum ranks policies that are quantized as a whole.
+
+    Attributes:
+        noise: Spearman's rank correlation of predicted and measured noise of the last block.
+        drift: the same of drift at the last exit.
+        policies: how many random policies were measured.
+    """
+
+    noise: float
+    drift: float
+    policies: int
+
+
+def check_additivity(
+    meter: SensitivityMeter, problem: AllocationProblem, *, policies: int = 24, seed: int = 0
+) -> Additivity:
+    """Compare the tables with random policies, at full depth.
+
+    Args:
+        meter: measures the policies.
+        problem: holds tables and space; its usage is not looked at.
+        policies: how many, 3 or more.
+        seed: of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    space, tables = problem.space, problem.tables
+    predicted, measured = [], []
+    for _ in range(policies):
+        # A width of its own a policy, so that mild and harsh ones are both among them.
+        low = rng.integers(0, len(space.weight_choices))
+        policy = Policy(
+            space.granularity,
+            tuple(int(rng.choice(space.weight_choices[low:])) for _ in space.weight_groups),
+            tuple(int(rng.choice(space.activation_choices[low:])) for _ in space.activation_groups),
+            (0.0,) * space.exits,
+            space.embed_bits,
+            space.head_bits,
+        )
+        parts = [
+            rows[group].at(width)
+            for rows, groups, bits in (
+                (tables.weights, space.weight_groups, policy.weight_bits),
+                (tables.activations, space.activation_groups, policy.activation_bits),
+            )
+            for group, width in zip(groups, bits, strict=True)
+        ]
+        predicted.append((sum(n for n, _ in parts), sum(float(d[-1]) for _, d in parts)))
+        joint = meter.joint(policy)
+        measured.append((float(joint.noise[0]), float(joint.drift[0, -1])))
+    noise, drift = (
+        float(spearmanr([row[k] for row in predicted], [row[k] for row in measured]).statistic)
+        for k in (0, 1)
+    )
+    return Additivity(noise, drift, policies)

@@ -1,0 +1,84 @@
+"""Sensitivity tables: what each layer group does to the model when it alone is quantized.
+
+Plain values; :mod:`search.sensitivity` measures them, :mod:`search.apq` allocates bits by them.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+
+from search.errors import ExitbitsError
+from search.policy import FULL_PRECISION
+
+TABLE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What one group does to the model when it alone is quantized.
+
+    Attributes:
+        block: 1-based block that the group lies in.
+        bits: ascending widths that were measured, ``[B]``.
+        noise: nu(b), relative squared error of the block's output, ``[B]``.
+        drift: KL divergence from full precision at every exit, ``[B, E]``.
+    """
+
+    block: int
+    bits: tuple[int, ...]
+    noise: np.ndarray
+    drift: np.ndarray
+
+    def at(self, bits: int) -> tuple[float, np.ndarray]:
+        """Noise and drift at a width; both are zero at 32."""
+        if bits == FULL_PRECISION:
+            return 0.0, np.zeros(self.drift.shape[1])
+        if bits not in self.bits:
+            raise ExitbitsError(f"no sensitivity was measured at {bits} bits, only at {self.bits}")
+        index = self.bits.index(bits)
+        return float(self.noise[index]), self.drift[index]
+
+    def to_bytes(self) -> bytes:
+        """Serialize as an ``.npz`` archive."""
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            format=np.int64(TABLE_FORMAT),
+            block=np.int64(self.block),
+            bits=np.asarray(self.bits),
+            noise=self.noise,
+            drift=self.drift,
+        )
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Sensitivity:
+        """Read what :meth:`to_bytes` wrote.
+
+        Raises:
+            ValueError: when it is something else, or damaged.
+        """
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+                if int(archive["format"]) != TABLE_FORMAT:
+                    raise ValueError(f"table format {archive['format']}")
+                return cls(
+                    int(archive["block"]),
+                    tuple(int(width) for width in archive["bits"]),
+                    archive["noise"],
+                    archive["drift"],
+                )
+        except Exception as error:
+            # A damaged zip can fail in many ways; all mean the same.
+            raise ValueError(f"not a readable sensitivity ({error})") from error
+
+
+@dataclass(frozen=True)
+class SensitivityTables:
+    """The sensitivities of every weight group and every activation group, by name."""
+
+    weights: dict[str, Sensitivity]
+    activations: dict[str, Sensitivity]
