@@ -233,7 +233,7 @@ def _hover(summary: FrontSummary, row: Recorded) -> str:
     policy = row.policy
     return "<br>".join(
         (
-            f"<b>{row.digest[:12]}</b> (trial {row.trial}, {row.source})",
+            f"<b>{row.digest[:12]}</b> ({row.origin})",
             f"{summary.record.metric} {row.value:.4f} ± {row.standard_error:.4f}",
             f"{row.gbops:.4f} GBOPs expected, {row.gbops_p95:.4f} p95",
             f"{summary.reduction(row):.2%} below 32x32, mean exit {row.mean_exit:.2f}",

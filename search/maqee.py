@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from search.apq import Allocation, AllocationProblem, Usage
 from search.cost import Ledger
+from search.digest import canonical_json
 from search.errors import BadInput, NoPolicyFound
 from search.evaluation import GIGA
 from search.harvest import ExitChoices, Harvest, harvest, harvest_global
@@ -75,7 +76,7 @@ class MaqeeSettings:
     alpha: float = 0.05
     beta: float = 1.0
     epsilons: tuple[float, ...] | None = None
-    starts: int = 8
+    starts: int = 6
     max_iterations: int = 5
     min_gain: float = 1e-3
     amortized: bool = True
@@ -113,9 +114,20 @@ class OuterProblem:
     laboratory: Laboratory
     space: PolicySpace
     settings: MaqeeSettings
+    _known: dict[str, Harvest] = field(default_factory=dict, repr=False, compare=False)
+
+    def on(self, laboratory: Laboratory) -> OuterProblem:
+        """The same problem on another laboratory's traces."""
+        return OuterProblem(laboratory, self.space, self.settings)
 
     def harvest(self, policy: Policy) -> Harvest:
-        """All thresholds worth having on the trace of the policy's bits."""
+        """All thresholds worth having on the trace of the policy's bits, found once for them."""
+        bits = canonical_json(policy.bits_as_dict())
+        if bits not in self._known:
+            self._known[bits] = self._harvest(policy)
+        return self._known[bits]
+
+    def _harvest(self, policy: Policy) -> Harvest:
         choices = ExitChoices.of(
             self.laboratory.trace(policy),
             self.laboratory.task,
@@ -254,7 +266,7 @@ class Maqee:
         Raises:
             NoPolicyFound: when nothing in the space costs so little; the error names what does.
         """
-        self._refuse_impossible(budget)
+        refuse_impossible(self.outer.space, self.outer.laboratory.ledger, budget)
         run = _Run(self, budget)
         stops = {epsilon: run.alternate(epsilon) for epsilon in self.epsilons()}
         if run.best is None:
@@ -287,15 +299,16 @@ class Maqee:
             )  # fmt: skip
         return AllocationProblem(self.outer.space, ledger, self.tables, usage, settings.beta)
 
-    def _refuse_impossible(self, budget: float) -> None:
-        space, ledger = self.outer.space, self.outer.laboratory.ledger
-        cheapest = float(ledger.path_bops(space.narrowest())[0])
-        if not budget >= cheapest:
-            raise NoPolicyFound(
-                f"no policy costs at most {budget / GIGA:.6g} GBOPs: the cheapest possible one "
-                f"(narrowest bits, everyone leaving at the first exit) costs "
-                f"{cheapest / GIGA:.6g}; raise the budget"
-            )
+
+def refuse_impossible(space: PolicySpace, ledger: Ledger, budget: float) -> None:
+    """Raise ``NoPolicyFound`` when nothing in the space costs as little as ``budget`` BOPs."""
+    cheapest = float(ledger.path_bops(space.narrowest())[0])
+    if not budget >= cheapest:
+        raise NoPolicyFound(
+            f"no policy costs at most {budget / GIGA:.6g} GBOPs: the cheapest possible one "
+            f"(narrowest bits, everyone leaving at the first exit) costs {cheapest / GIGA:.6g}; "
+            "raise the budget"
+        )
 
 
 class _Run:

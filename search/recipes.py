@@ -117,6 +117,23 @@ class Request:
 Prepared = tuple[torch.nn.Module, TrainingData, Split, ModelCard]
 
 
+def open_training_data(dataset: str, folder: Path, spec: InputSpec) -> TrainingData:
+    """The training images of a data set, augmented and normalized.
+
+    Args:
+        dataset: ``"fashion"`` or ``"imagefolder"``.
+        folder: where they lie: Fashion-MNIST's published files, or ``train/CLASS/`` below it.
+        spec: what the model reads.
+
+    Raises:
+        BadInput: when they cannot be read.
+    """
+    if dataset == "fashion":
+        images, labels = read_idx_pair(folder, "train")
+        return ArrayData(images[..., None], labels, spec.mean, spec.std)
+    return FolderData(list_images(folder / "train")[1], spec)
+
+
 def _prepare_fashion(request: Request) -> Prepared:
     images, labels = read_idx_pair(request.folder, "train")
     card = ModelCard(

@@ -27,7 +27,7 @@ class PolicyBundle(BaseModel):
 
     bundle_schema: Literal[1] = 1
     study: StudyConfig
-    trial: int
+    trial: int | None
     source: str
     digest: str
     policy: dict[str, Any]
@@ -40,13 +40,17 @@ class PolicyBundle(BaseModel):
     @classmethod
     def of(cls, record: StudyRecord, row: Recorded, evaluation: Evaluation) -> PolicyBundle:
         """The bundle of one evaluation of a study."""
+        config = record.config
+        if row.checkpoint is not None:
+            model = config.model.model_copy(update={"checkpoint": row.checkpoint})
+            config = config.model_copy(update={"model": model})
         return cls(
-            study=record.config,
+            study=config,
             trial=row.trial,
             source=row.source,
             digest=row.digest,
             policy=row.policy.as_dict(),
-            model_digest=record.model_digest,
+            model_digest=row.model or record.model_digest,
             data_digest=record.data_digest,
             evaluation=evaluation.as_dict(),
         )

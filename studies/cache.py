@@ -37,6 +37,7 @@ class _DiskCache:
     """
 
     def __init__(self, folder: Path, kind: str) -> None:
+        self._what = kind.removesuffix("s")
         self.folder = folder / kind
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,9 @@ class _DiskCache:
             self._write(self.path(key), data)
         except OSError as error:
             # The value itself is at hand; only the next one who wants it must compute it again.
-            log.warning("nothing kept in %s (%s): free some room", self.folder, error.strerror)
+            log.warning(
+                "%s not kept in %s (%s): free some room", self._what, self.folder, error.strerror
+            )
 
     def _write(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(exist_ok=True)

@@ -28,8 +28,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("studies.commands.status", "how far the studies in a store are, and who works"),
     "front": ("studies.commands.front", "the Pareto front of a study"),
     "pick": ("studies.commands.pick", "choose one policy of a front under a budget"),
+    "baselines": (
+        "studies.commands.baselines",
+        "evaluate the comparison methods and record them in a study",
+    ),
+    "maqee": ("studies.commands.maqee", "search bits and thresholds in turn, under budgets"),
     "evaluate": ("studies.commands.evaluate", "measure a policy from scratch"),
     "train": ("studies.commands.train", "train an early-exit model"),
+    "recover": ("studies.commands.recover", "train a model for one policy by self-distillation"),
     "study": ("studies.commands.study", "list, rename, archive, delete, export or import studies"),
     "store": ("studies.commands.store", "make or migrate the tables of a store"),
 }

@@ -1,8 +1,8 @@
 """Studies to and from a stock Optuna database, with everything that exitbits recorded.
 
 What Optuna has no column for travels in user attributes: the study's record, and the evaluations of
-each trial. A study that comes back is the same to the last figure; one that another program made
-comes in as it is, for Optuna's own tools.
+each trial, or of none. A study that comes back is the same to the last figure; one that another
+program made comes in as it is, for Optuna's own tools.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def export_study(store: StudyStore, name: str, address: str) -> int:
     """
     record = store.get(name)
     study_id = store.storage.get_study_id_from_name(name)
-    found = _evaluations_by_trial(store, study_id)
+    recorded = _evaluations_by_trial(store, study_id)
     theirs = _open(address)
     try:
         copy = optuna.create_study(
@@ -61,11 +61,13 @@ def export_study(store: StudyStore, name: str, address: str) -> int:
             f"the other database has a study {name!r} already: rename one of the two"
         ) from None
     copied = [
-        _with_attribute(trial, EVALUATIONS, found[trial._trial_id])
+        _with_attribute(trial, EVALUATIONS, recorded[trial._trial_id])
         for trial in store.storage.get_all_trials(study_id)
         if trial.state != TrialState.RUNNING
     ]
     copy.add_trials(copied)
+    if alone := recorded[None]:
+        copy.set_user_attr(EVALUATIONS, json.loads(json.dumps(alone)))
     # Last: a copy without it was cut short.
     budget = {"budget": record.config.budget.trials}
     copy.set_user_attr(RECORD, {**record.as_dict(), **budget})
@@ -88,6 +90,8 @@ def import_study(store: StudyStore, name: str, address: str) -> int:
     record = dict(theirs.user_attrs.get(RECORD, {}))
     budget = record.pop("budget", None)
     found = theirs.get_trials(deepcopy=True)
+    alone = theirs.user_attrs.get(EVALUATIONS, [])
+    kept = {k: v for k, v in theirs.user_attrs.items() if k not in (RECORD, EVALUATIONS)}
 
     def add(connection: Connection) -> None:
         study_id = connection.execute(
@@ -95,12 +99,12 @@ def import_study(store: StudyStore, name: str, address: str) -> int:
             .values(
                 **{
                     **new_study_row(name, theirs.directions),
-                    "user_attrs": {k: v for k, v in theirs.user_attrs.items() if k != RECORD},
+                    "user_attrs": kept,
                     "record": record or None,
                     "budget": budget,
                     "claimed": sum(trial.state.is_finished() for trial in found),
                     "trials": len(found),
-                    "revision": len(found),
+                    "revision": len(found) + bool(alone),
                 }
             )
             .returning(studies.c.id)
@@ -122,6 +126,9 @@ def import_study(store: StudyStore, name: str, address: str) -> int:
             if carried:
                 keys = {"study_id": study_id, "trial_id": trial_id, "revision": number + 1}
                 connection.execute(insert(evaluations), [{**row, **keys} for row in carried])
+        if alone:
+            keys = {"study_id": study_id, "trial_id": None, "revision": len(found) + 1}
+            connection.execute(insert(evaluations), [{**row, **keys} for row in alone])
 
     try:
         store.database.write(add)
@@ -130,14 +137,17 @@ def import_study(store: StudyStore, name: str, address: str) -> int:
     return len(found)
 
 
-def _evaluations_by_trial(store: StudyStore, study_id: int) -> dict[int, list[dict[str, Any]]]:
+def _evaluations_by_trial(
+    store: StudyStore, study_id: int
+) -> dict[int | None, list[dict[str, Any]]]:
+    """What every trial recorded; what belongs to none stands under None."""
     columns = [evaluations.c[name] for name in _CARRIED]
     statement = (
         select(evaluations.c.trial_id, *columns)
         .where(evaluations.c.study_id == study_id)
         .order_by(evaluations.c.id)
     )
-    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    found: dict[int | None, list[dict[str, Any]]] = defaultdict(list)
     with store.database.read() as connection:
         for trial_id, *values in connection.execute(statement):
             found[trial_id].append(dict(zip(_CARRIED, values, strict=True)))

@@ -81,7 +81,7 @@ class Recorded:
 
     Attributes:
         id: of the row, by which :meth:`StudyStore.details` finds the rest.
-        trial: number of the trial that recorded it.
+        trial: number of the trial that recorded it, None for a contribution that is no trial.
         revision: of the study when it was recorded.
         source: who proposed the policy.
         digest: of the policy.
@@ -89,10 +89,11 @@ class Recorded:
         gbops, gbops_p95: cost, expected and at the 95th percentile.
         mean_exit: mean number of blocks executed.
         policy_json: the policy.
+        model, checkpoint: digest and file of a recovered model, None for the study's own.
     """
 
     id: int
-    trial: int
+    trial: int | None
     revision: int
     source: str
     digest: str
@@ -102,6 +103,13 @@ class Recorded:
     gbops_p95: float
     mean_exit: float
     policy_json: str
+    model: str | None = None
+    checkpoint: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, in words."""
+        return self.source if self.trial is None else f"trial {self.trial}, {self.source}"
 
     @cached_property
     def policy(self) -> Policy:

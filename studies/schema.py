@@ -26,7 +26,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-SCHEMA = "0001"  # the newest migration; see studies/migrations/versions
+SCHEMA = "0002"  # the newest migration; see studies/migrations/versions
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -131,7 +131,8 @@ evaluations = Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("study_id", _Id, ForeignKey("studies.id", ondelete="CASCADE"), nullable=False),
-    Column("trial_id", _Id, ForeignKey("trials.id", ondelete="CASCADE"), nullable=False),
+    # Null for a contribution that is no trial.
+    Column("trial_id", _Id, ForeignKey("trials.id", ondelete="CASCADE")),
     Column("revision", BigInteger, nullable=False),
     Column("source", Text, nullable=False),
     Column("digest", String(64), nullable=False),
@@ -143,6 +144,9 @@ evaluations = Table(
     Column("policy", Text, nullable=False),
     # The rest of the evaluation, read for one policy at a time.
     Column("detail", Text, nullable=False),
+    # Digest and file of a recovered checkpoint; null for the study's own.
+    Column("model", String(64)),
+    Column("checkpoint", Text),
     Index("evaluations_by_revision", "study_id", "revision"),
     Index("evaluations_by_digest", "study_id", "digest"),
     sqlite_autoincrement=True,

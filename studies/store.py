@@ -316,7 +316,7 @@ class StudyStore:
         statement = (
             select(evaluations.c.id, trials.c.number, evaluations.c.revision, *columns)
             .select_from(
-                evaluations.join(trials, evaluations.c.trial_id == trials.c.id).join(
+                evaluations.outerjoin(trials, evaluations.c.trial_id == trials.c.id).join(
                     studies, evaluations.c.study_id == studies.c.id
                 )
             )
@@ -353,4 +353,5 @@ class StudyStore:
 
 _NARROW = (
     "source", "digest", "value", "standard_error", "gbops", "gbops_p95", "mean_exit", "policy",
+    "model", "checkpoint",
 )  # fmt: skip

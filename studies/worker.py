@@ -138,20 +138,9 @@ class Worker:
         if name in self._evaluators:
             self._evaluators.move_to_end(name)
             return self._evaluators[name]
-        from studies.workload import open_evaluator
+        from studies.workload import open_study_evaluator
 
-        record = self.store.get(name)
-        evaluator = open_evaluator(record.config, cache=self.cache, device=self.device)
-        if evaluator.card.digest != record.model_digest:
-            raise BadInput(
-                f"the checkpoint of study {name!r} has changed since the study began: "
-                "restore it, or launch under another --name"
-            )
-        if evaluator.data_digest != record.data_digest:
-            raise BadInput(
-                f"the images of study {name!r} have changed since the study began: restore them, "
-                "or launch under another --name"
-            )
+        evaluator = open_study_evaluator(self.store.get(name), self.cache, self.device)
         self._evaluators[name] = evaluator
         while len(self._evaluators) > KEPT_MODELS:
             self._evaluators.popitem(last=False)

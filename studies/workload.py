@@ -10,6 +10,7 @@ from search.evaluate import Evaluator, TraceCache
 from search.models.checkpoint import load_checkpoint
 from studies.checkpoints import checkpoint_path
 from studies.config import StudyConfig
+from studies.records import StudyRecord
 
 
 def open_evaluator(
@@ -41,3 +42,26 @@ def open_evaluator(
         cache=cache,
         device=device,
     )
+
+
+def open_study_evaluator(
+    record: StudyRecord, cache: TraceCache | None = None, device: str = "cpu"
+) -> Evaluator:
+    """Load what a study in the store evaluates.
+
+    Raises:
+        BadInput: also when the checkpoint or the images are not those that the study began with.
+    """
+    name = record.config.name
+    evaluator = open_evaluator(record.config, cache=cache, device=device)
+    if evaluator.card.digest != record.model_digest:
+        raise BadInput(
+            f"the checkpoint of study {name!r} has changed since the study began: "
+            "restore it, or launch under another --name"
+        )
+    if evaluator.data_digest != record.data_digest:
+        raise BadInput(
+            f"the images of study {name!r} have changed since the study began: restore them, "
+            "or launch under another --name"
+        )
+    return evaluator

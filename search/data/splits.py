@@ -13,6 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
+from search.digest import digest_of
+
 HELD_OUT_SPLITS = ("search", "order", "certify")
 SPLITS = (*HELD_OUT_SPLITS, "calibration")
 
@@ -42,6 +44,16 @@ class Split:
         if count == len(self):
             return self
         return Split(self.name, f"{self.digest}[:{count}]", self.targets[:count], self.read)
+
+    def take(self, indices: np.ndarray) -> Split:
+        """The samples at ``indices``, in that order, under a digest of their own."""
+        chosen = np.asarray(indices, dtype=np.int64)
+
+        def read(start: int, stop: int) -> np.ndarray:
+            return np.concatenate([self.read(int(i), int(i) + 1) for i in chosen[start:stop]])
+
+        digest = f"{self.digest}[{digest_of(chosen.tolist())[:16]}]"
+        return Split(self.name, digest, self.targets[chosen], read)
 
 
 class Dataset(Protocol):

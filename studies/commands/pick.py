@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(fields, indent=2, allow_nan=False))
         return 0
     print(
-        f"policy {row.digest[:12]} (trial {row.trial}, {row.source}): "
+        f"policy {row.digest[:12]} ({row.origin}): "
         f"{summary.record.metric} {row.value:.4f} ± {row.standard_error:.4f}, "
         f"{row.gbops:.4f} GBOPs expected, {summary.reduction(row):.2%} below 32x32 at full depth"
     )

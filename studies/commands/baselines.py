@@ -1,0 +1,133 @@
+"""``exitbits baselines``: evaluate the comparison methods and record them in a study."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from search.maqee import MaqeeSettings
+from studies.commands.common import read_store
+from studies.commands.method_options import (
+    MODELS,
+    add_recovery,
+    add_settings,
+    add_study,
+    check_data,
+    method_rows,
+    print_table,
+    read_recipe,
+)
+from studies.fronts import FrontSummary
+from studies.store import StudyStore
+
+WITHIN = 0.01
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``exitbits baselines``."""
+    add_study(parser)
+    add_settings(parser)
+    add_recovery(parser, required=False)
+    parser.add_argument(
+        "--models", type=Path, metavar="DIR", default=MODELS,
+        help="folder of recovered checkpoints (default %(default)s)",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate what is not recorded yet, then print every baseline of the study."""
+    check_data(args)
+    settings = MaqeeSettings(alpha=args.alpha, beta=args.beta)
+    store = StudyStore(read_store(args))
+    record = store.get(args.study)
+    console = Console(stderr=True)
+
+    from search.baselines import BaselineSet, trained_baselines
+    from studies.contributions import Contribution, contribute
+    from studies.methods import bar, open_workbench, recovery_bar
+
+    bench = open_workbench(record, args.cache, settings, console)
+    additivity = bench.additivity()
+    methods = BaselineSet(bench.outer, bench.tables)
+    names = methods.sources()
+    with bar(console) as shown:
+        task = shown.add_task("evaluating baselines", total=len(names))
+        for found in methods:
+            contribute(
+                store, args.study, [Contribution(found.source, one) for one in found.evaluations]
+            )
+            shown.advance(task)
+    sources = list(dict.fromkeys(names))
+    if args.data is not None:
+        recovery = bench.recovery(args.data, read_recipe(args))
+        for name, policy, rates in trained_baselines(bench.outer.space):
+            file = args.models / f"{recovery.key(policy, rates)[:16]}.safetensors"
+            with recovery_bar(console, name) as on_step:
+                made = recovery.make(policy, rates, file, on_step)
+            trained = BaselineSet(bench.outer.on(made.laboratory), bench.tables)
+            contribute(
+                store,
+                args.study,
+                [
+                    Contribution(name, one, made.digest, made.weights)
+                    for one in trained.with_exits(policy)
+                ],
+            )
+            sources.append(name)
+    summary = FrontSummary.load(store, args.study)
+    rows = method_rows(summary, sources)
+    if args.json:
+        fields = {
+            "study": args.study,
+            "additivity": {
+                "noise": additivity.noise,
+                "drift": additivity.drift,
+                "policies": additivity.policies,
+            },
+            "baselines": rows,
+        }
+        print(json.dumps(fields, indent=2, allow_nan=False))
+        return 0
+    reference = record.reference_value
+    print_table(
+        f"baselines of {args.study}",
+        [_summary_row(source, rows, reference) for source in sources],
+        [
+            f"full precision, full depth: {record.metric} {reference:.4f}, "
+            f"{summary.w32a32_gbops:.3f} GBOPs (32x32), {summary.w8a8_gbops:.3f} at W8A8",
+            f"within {100 * WITHIN:g} points: the cheapest policy that loses no more, and its "
+            "reductions against 32x32, W8A8 and its own bits, all at full depth",
+            "additive tables against "
+            f"{additivity.policies} random policies: rank correlation {additivity.noise:.3f} "
+            f"(noise), {additivity.drift:.3f} (drift)",
+            "measured on the search split, which chose the thresholds: it flatters them",
+            *(() if args.data else ("quantization-aware training left out: give --data DIR",)),
+        ],
+    )
+    return 0
+
+
+def _summary_row(
+    source: str, rows: Sequence[Mapping[str, Any]], reference: float
+) -> dict[str, str]:
+    mine = [row for row in rows if row["source"] == source]
+    best = max(mine, key=lambda row: (row["accuracy"], -row["gbops"]))
+    near = [row for row in mine if row["accuracy"] >= reference - WITHIN]
+    cheap = min(near, key=lambda row: row["gbops"], default=None)
+    return {
+        "method": source,
+        "policies": str(len(mine)),
+        "best accuracy": f"{best['accuracy']:.4f}",
+        "± se": f"{best['accuracy_se']:.4f}",
+        "GBOPs": f"{best['gbops']:.4f}",
+        f"within {100 * WITHIN:g} pt": f"{cheap['gbops']:.4f}" if cheap else "-",
+        "<32x32": f"{cheap['reduction']:.2%}" if cheap else "-",
+        "<W8A8": f"{cheap['reduction_w8a8']:.1%}" if cheap else "-",
+        "<same bits": f"{cheap['reduction_same_bits']:.1%}" if cheap else "-",
+        "mean exit": f"{cheap['mean_exit']:.2f}" if cheap else "-",
+    }

@@ -1,0 +1,115 @@
+"""Options and figures that ``baselines``, ``maqee`` and ``recover`` share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE
+from rich.table import Table
+from rich.text import Text
+
+from search.errors import BadInput
+from search.maqee import MaqeeSettings
+from studies.cache import default_cache_folder
+from studies.commands.common import add_json, add_store, stdout_console
+from studies.fronts import FrontSummary
+
+if TYPE_CHECKING:
+    from search.recover import RecoverRecipe
+
+MODELS = Path("recovered")
+
+
+def add_study(parser: argparse.ArgumentParser) -> None:
+    """Declare the study, its store, the cache and the form of the output."""
+    parser.add_argument("study", help="name of the study")
+    add_store(parser)
+    add_json(parser)
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", default=default_cache_folder(),
+        help="folder of shared traces and tables (default %(default)s)",
+    )  # fmt: skip
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare the weights that allocation and thresholds share."""
+    parser.add_argument(
+        "--alpha", type=float, default=MaqeeSettings.alpha,
+        help="weight of boundary risk beside gap risk, 0 to 10 (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--beta", type=float, default=MaqeeSettings.beta,
+        help="weight of drift beside noise, 0 to 1000 (default %(default)s)",
+    )  # fmt: skip
+
+
+def add_recovery(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Declare what recovery needs."""
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", required=required,
+        help="training images, for recovery by self-distillation"
+        + ("" if required else " (without it nothing is recovered)"),
+    )  # fmt: skip
+    parser.add_argument("--steps", type=int, help="optimizer steps of a recovery")
+    parser.add_argument("--batch-size", type=int, help="images a step of recovery")
+    parser.add_argument("--learning-rate", type=float, help="peak learning rate of recovery")
+    parser.add_argument("--seed", type=int, help="of recovery's order and augmentation")
+    parser.add_argument(
+        "--compile", action="store_true",
+        help="compile the recovery step: most of a minute to start, then faster",
+    )  # fmt: skip
+
+
+def read_recipe(args: argparse.Namespace) -> RecoverRecipe:
+    """The recovery's hyperparameters, with torch's modules imported."""
+    from search.recover import RecoverRecipe
+
+    names = ("steps", "batch_size", "learning_rate", "seed")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return RecoverRecipe(**given, compile=args.compile)
+
+
+def check_data(args: argparse.Namespace) -> None:
+    """Raise ``BadInput`` unless ``--data``, where it is given, is a folder."""
+    if args.data is not None and not args.data.is_dir():
+        raise BadInput(f"no folder {str(args.data)!r}: --data names the folder of the images")
+
+
+def method_rows(summary: FrontSummary, sources: Sequence[str]) -> list[dict[str, Any]]:
+    """Every recorded evaluation of the sources, in the contract's fields and the reductions.
+
+    Ordered by source as given, then by cost.
+    """
+    ledger = summary.record.ledger
+    rows = [row for row in summary.rows if row.source in sources]
+    rows.sort(key=lambda row: (sources.index(row.source), row.gbops))
+    return [
+        {
+            **summary.row_as_dict(row),
+            "reduction_w8a8": 1 - row.gbops / summary.w8a8_gbops,
+            "reduction_same_bits": 1 - row.gbops * 1e9 / ledger.references(row.policy).same_bits,
+            "weight_bits": list(row.policy.weight_bits),
+            "activation_bits": list(row.policy.activation_bits),
+            "thresholds": list(row.policy.thresholds),
+            "model": row.model,
+            "checkpoint": row.checkpoint,
+        }
+        for row in rows
+    ]
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, str]], notes: Sequence[str]) -> None:
+    """Print rows of text under their headings; the first column is on the left."""
+    table = Table(box=SIMPLE, pad_edge=False)
+    for index, heading in enumerate(rows[0] if rows else ()):
+        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row.values()))
+    console = stdout_console()
+    console.print(Text(title, style="bold"))
+    console.print(table)
+    for note in notes:
+        console.print(Text(note, style="dim"), soft_wrap=True)

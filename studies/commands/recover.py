@@ -1,0 +1,85 @@
+"""``exitbits recover``: train a model for one policy's bits by self-distillation."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from search.errors import BadInput
+from studies.bundle import read_bundle, write_bundle
+from studies.commands.common import check_writable
+from studies.commands.method_options import add_recovery, check_data, read_recipe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``exitbits recover``."""
+    parser.add_argument("policy", type=Path, help="a bundle written by 'exitbits pick'")
+    add_recovery(parser, required=True)
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE.safetensors",
+        help="checkpoint to write; its card is the same name ending in .json, the policy's new "
+        "bundle the same ending in .policy.json",
+    )  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Recover, choose thresholds anew at the policy's cost, and write checkpoint and bundle."""
+    check_data(args)
+    bundle = read_bundle(args.policy)
+    policy, recorded = bundle.read_policy(), bundle.read_evaluation()
+    if args.output.suffix != ".safetensors":
+        raise BadInput(f"output {str(args.output)!r} must end in .safetensors")
+    target = args.output.with_suffix(".policy.json")
+    if target.exists() and not args.force:
+        raise BadInput(f"{str(target)!r} exists: name another with -o, or replace it by --force")
+    check_writable(args.output, "-o")
+    console = Console(stderr=True)
+
+    from search.maqee import MaqeeSettings, OuterProblem
+    from search.recipes import open_training_data
+    from search.space import PolicySpace
+    from studies.methods import recovery_bar
+    from studies.recovery import Recovery
+    from studies.workload import open_evaluator
+
+    evaluator = open_evaluator(bundle.study)
+    if evaluator.card.digest != bundle.model_digest:
+        raise BadInput(
+            f"the policy is for model {bundle.model_digest[:12]}, "
+            f"{bundle.study.model.checkpoint!r} is {evaluator.card.digest[:12]}: "
+            "restore the checkpoint that the policy was searched for"
+        )
+    data = open_training_data(bundle.study.data.dataset, args.data, evaluator.card.input)
+    recovery = Recovery(evaluator, data, read_recipe(args))
+    with recovery_bar(console, f"policy {policy.digest[:12]}") as on_step:
+        made = recovery.make(policy, recorded.exit_rates, args.output, on_step)
+    low, high = bundle.study.space.thresholds
+    space = PolicySpace.from_ledger(
+        evaluator.ledger, policy.granularity, threshold_low=low, threshold_high=high
+    )
+    outer = OuterProblem(made.laboratory, space, MaqeeSettings())
+    found = outer.under(policy, recorded.cost.expected)
+    chosen = policy if found is None else found[0]
+    better = made.evaluator.evaluate(chosen)
+    model = bundle.study.model.model_copy(update={"checkpoint": str(args.output.absolute())})
+    written = bundle.model_copy(
+        update={
+            "study": bundle.study.model_copy(update={"model": model}),
+            "trial": None,
+            "source": f"{bundle.source}+recovery",
+            "digest": chosen.digest,
+            "policy": chosen.as_dict(),
+            "model_digest": made.digest,
+            "evaluation": better.as_dict(),
+        }
+    )
+    write_bundle(written, target, force=args.force)
+    print(
+        f"{recorded.metric} {recorded.value:.4f} at {recorded.gbops:.4f} GBOPs before, "
+        f"{better.value:.4f} at {better.gbops:.4f} after"
+    )
+    print(f"{args.output} (digest {made.digest[:12]}), {target}")
+    return 0

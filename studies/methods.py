@@ -1,0 +1,102 @@
+"""What the comparison methods share: a study's model opened, its tables measured. Needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from search.apq import AllocationProblem, Usage
+from search.evaluate import Evaluator
+from search.maqee import MaqeeSettings, OuterProblem
+from search.recipes import open_training_data
+from search.recover import OnStep, RecoverRecipe, StepReport
+from search.sensitivity import Additivity, SensitivityMeter, check_additivity
+from search.tables import SensitivityTables
+from studies.cache import DiskTableCache, DiskTraceCache
+from studies.records import StudyRecord
+from studies.recovery import Recovery
+from studies.workload import open_study_evaluator
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A study's model, ready for the comparison methods.
+
+    Attributes:
+        record: the study.
+        evaluator: of its model on its search split.
+        outer: thresholds for given bits.
+        meter: measures sensitivities.
+        tables: measured ones.
+    """
+
+    record: StudyRecord
+    evaluator: Evaluator
+    outer: OuterProblem
+    meter: SensitivityMeter
+    tables: SensitivityTables
+
+    def additivity(self) -> Additivity:
+        """How well the tables' sum ranks random policies of the study's space."""
+        ledger = self.evaluator.ledger
+        problem = AllocationProblem(self.outer.space, ledger, self.tables, Usage.full_depth(ledger))
+        return check_additivity(self.meter, problem)
+
+    def recovery(self, folder: Path, recipe: RecoverRecipe) -> Recovery:
+        """Recovery on the training images in ``folder``."""
+        dataset = self.record.config.data.dataset
+        data = open_training_data(dataset, folder, self.evaluator.card.input)
+        return Recovery(self.evaluator, data, recipe)
+
+
+def open_workbench(
+    record: StudyRecord, cache: Path, settings: MaqeeSettings, console: Console
+) -> Workbench:
+    """Open a study's model and measure its tables, with progress.
+
+    Raises:
+        BadInput: when the model or the images are not those of the study.
+    """
+    evaluator = open_study_evaluator(record, DiskTraceCache(cache))
+    granularity = record.config.space.granularity
+    meter = SensitivityMeter(evaluator, granularity, DiskTableCache(cache))
+    with bar(console) as shown:
+        task = shown.add_task("measuring sensitivity tables", total=None)
+        tables = meter.tables(lambda done, of: shown.update(task, completed=done, total=of))
+    outer = OuterProblem(evaluator, record.space, settings)
+    return Workbench(record, evaluator, outer, meter, tables)
+
+
+@contextmanager
+def bar(console: Console) -> Iterator[Progress]:
+    """A progress bar on a terminal; elsewhere one plain line a task when it is done."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        yield progress
+    if not console.is_terminal:
+        for task in progress.tasks:
+            console.print(f"{task.description}: done", markup=False, highlight=False)
+
+
+@contextmanager
+def recovery_bar(console: Console, what: str) -> Iterator[OnStep]:
+    """Progress of one recovery: gives what :func:`search.recover.recover` reports to."""
+    with bar(console) as shown:
+        task = shown.add_task(f"recovering {what}", total=None)
+
+        def on_step(report: StepReport) -> None:
+            shown.update(task, completed=report.step, total=report.steps)
+
+        yield on_step
