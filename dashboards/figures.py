@@ -13,19 +13,23 @@ from search.front import knee
 from studies.fronts import FrontSummary
 from studies.records import Recorded
 
+_SYMBOLS = {"anchor": "square", "proposed": "circle", "method": "diamond"}
+
 
 def front_figure(summary: FrontSummary) -> go.Figure:
     """Metric against expected GBOPs: the front, what it dominates, and the references."""
     points, metric = summary.points, summary.record.metric
     on_front = np.zeros(len(points), dtype=bool)
     on_front[list(summary.front)] = True
-    anchor = np.array([row.source == "anchor" for row in summary.rows], dtype=bool)
+    kinds = np.array([row.kind for row in summary.rows])
     figure = go.Figure()
     for name, chosen, symbol, color in (
-        ("anchor, dominated", anchor & ~on_front, "square-open",
-         theme.ORANGE),
-        ("proposed, dominated", ~anchor & ~on_front, "circle-open", theme.GREY),
-    ):  # fmt: skip
+        ("anchor, dominated", (kinds == "anchor") & ~on_front, "square-open", theme.ORANGE),
+        ("proposed, dominated", (kinds == "proposed") & ~on_front, "circle-open", theme.GREY),
+        ("method, dominated", (kinds == "method") & ~on_front, "diamond-open", theme.PURPLE),
+    ):
+        if not chosen.any():
+            continue
         figure.add_scatter(
             x=points[chosen, 1],
             y=points[chosen, 0],
@@ -46,12 +50,12 @@ def front_figure(summary: FrontSummary) -> go.Figure:
             "width": 2,
         },
         mode="lines+markers",
-        name="Pareto front ± se (squares: anchors)",
+        name="Pareto front ± se (squares: anchors, diamonds: methods)",
         line={"color": theme.BLUE, "width": 2, "shape": "hv"},
         marker={
             "color": theme.BLUE,
             "size": 9,
-            "symbol": ["square" if row.source == "anchor" else "circle" for row in rows],
+            "symbol": [_SYMBOLS[row.kind] for row in rows],
         },
         hovertext=[_hover(summary, row) for row in rows],
         hoverinfo="text",

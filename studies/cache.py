@@ -59,9 +59,9 @@ class _DiskCache:
         except (FileNotFoundError, ValueError):
             return None
 
-    def _keep(self, key: str, data: bytes) -> None:
+    def _keep(self, key: str, encode: Callable[[], bytes]) -> None:
         try:
-            self._write(self.path(key), data)
+            self._write(self.path(key), encode())
         except OSError as error:
             # The value itself is at hand; only the next one who wants it must compute it again.
             log.warning(
@@ -96,7 +96,7 @@ class DiskTraceCache(_DiskCache):
 
     def store(self, key: str, trace: ExitTrace) -> None:
         """Keep ``trace`` under ``key``; where the disk is full, warn and go on without."""
-        self._keep(key, trace.to_bytes())
+        self._keep(key, trace.to_bytes)
 
 
 class DiskTableCache(_DiskCache):
@@ -111,4 +111,4 @@ class DiskTableCache(_DiskCache):
 
     def store(self, key: str, row: Sensitivity) -> None:
         """Keep ``row`` under ``key``; where the disk is full, warn and go on without."""
-        self._keep(key, row.to_bytes())
+        self._keep(key, row.to_bytes)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from search.cost import Ledger
 from search.policy import Policy
 from search.space import PolicySpace
 from studies.claims import Lease
 from studies.config import StudyConfig, parse_config
+from studies.samplers import SAMPLERS
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,13 @@ class Recorded:
     def origin(self) -> str:
         """Where it comes from, in words."""
         return self.source if self.trial is None else f"trial {self.trial}, {self.source}"
+
+    @property
+    def kind(self) -> Literal["anchor", "proposed", "method"]:
+        """Whether it was queued at the start, a sampler proposed it, or a method gave it."""
+        if self.source == "anchor":
+            return "anchor"
+        return "proposed" if self.source in SAMPLERS else "method"
 
     @cached_property
     def policy(self) -> Policy:
