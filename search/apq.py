@@ -214,7 +214,8 @@ class AllocationProblem:
         room = budget - self.fixed_cost
         rules = [
             LinearConstraint((owner == np.arange(len(listed))[:, None]).astype(float), 1, 1),
-            LinearConstraint(cost[None] / room, -np.inf, 1),
+            # A hair more, since sums round: what is really dearer is sorted out below.
+            LinearConstraint(cost[None] / room, -np.inf, 1 + 1e-9),
         ]
         # Only differences within a site matter; scaled, the solver's absolute gap is no gap.
         floors = np.array([min(choice.damage for choice in choices) for choices in listed])
@@ -232,8 +233,9 @@ class AllocationProblem:
             if solved.x is None:
                 raise ExitbitsError(f"HiGHS found no allocation ({solved.message})")
             taken = np.flatnonzero(solved.x > 0.5)
-            if cost[taken].sum() <= room:
-                return self._allocation([flat[index] for index in taken])
+            allocation = self._allocation([flat[index] for index in taken])
+            if allocation.cost <= budget:
+                return allocation
             # The solver allows a hair more than the budget: exclude this one and ask again.
             cut = np.zeros(len(flat))
             cut[taken] = 1

@@ -6,14 +6,16 @@ For a trade-off lambda, the best thresholds minimise
 
 where cost is a path's BOPs as a fraction of the deepest path's, and flips counts the exit
 decisions on the path that full precision would have taken otherwise (boundary risk). Given the
-thresholds of all other exits, the best threshold of one exit is found exactly: sort the samples by
-confidence, sum what each would gain by leaving, take the best prefix. Going backward from the last
+thresholds of all other exits, the best of one exit's candidates is found exactly: sort the samples
+by confidence, sum what each would gain by leaving, take the best prefix. Candidates lie halfway
+between the trace's own confidences; that flips also change where the reference's lie costs up to
+2% of hypervolume at alpha = 1 and next to nothing at 0.05. Going backward from the last
 exit, first as if every sample reached every exit (backward induction), then with the samples that
 really do, this is coordinate descent, for all trade-offs at once. It is also the outer problem of
 MAQEE (arXiv 2605.07317). The algorithm is ours.
 
-Trade-offs alone reach only the convex part of the front, so every point on the last sweep's
-coordinate lines is kept as well where it is not dominated.
+Trade-offs alone reach only the convex part of the front, so points on the coordinate lines through
+what was found are kept as well where they are not dominated.
 """
 
 from __future__ import annotations
@@ -232,8 +234,7 @@ def harvest(
     Returns:
         vectors none of which is dominated in (loss + alpha * boundary, cost).
     """
-    if alpha < 0 or (alpha > 0 and choices.reference is None):
-        raise ExitbitsError(f"alpha {alpha}: give 0 or more, and with it a full-precision trace")
+    _check_alpha(choices, alpha)
     exits = choices.trace.confidence.shape[1]
     if exits == 1:
         return choices.measure(np.zeros((1, 1)))
@@ -254,6 +255,11 @@ def harvest(
     return front_of(measured, measured.loss + alpha * measured.boundary)
 
 
+def _check_alpha(choices: ExitChoices, alpha: float) -> None:
+    if not alpha >= 0 or (alpha > 0 and choices.reference is None):
+        raise ExitbitsError(f"alpha {alpha}: give 0 or more, and with it a full-precision trace")
+
+
 def harvest_global(choices: ExitChoices, *, alpha: float = 0.0, points: int = 400) -> Harvest:
     """The same with one threshold for all exits: an ablation.
 
@@ -262,7 +268,10 @@ def harvest_global(choices: ExitChoices, *, alpha: float = 0.0, points: int = 40
         alpha: weight of boundary risk.
         points: how many thresholds are tried, at quantiles of all confidences.
     """
+    _check_alpha(choices, alpha)
     exits = choices.trace.confidence.shape[1]
+    if exits == 1:
+        return choices.measure(np.zeros((1, 1)))
     at = np.quantile(choices.trace.confidence[:, :-1], np.linspace(0, 1, points))
     at = np.unique(np.clip(np.append(at, [choices.low, choices.high]), choices.low, choices.high))
     thresholds = np.repeat(at[:, None], exits, axis=1)

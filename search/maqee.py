@@ -93,8 +93,10 @@ class MaqeeSettings:
             ("max_iterations", self.max_iterations, 1, 100),
             ("min_gain", self.min_gain, 0, 1),
         ):
-            if not low <= value <= high:  # also false for NaN
-                raise BadInput(f"{name} = {value!r}: give {low} to {high}")
+            whole = name in ("starts", "max_iterations")
+            if (whole and not isinstance(value, int)) or not low <= value <= high:  # NaN as well
+                kind = "a whole number from " if whole else ""
+                raise BadInput(f"{name} = {value!r}: give {kind}{low} to {high}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for the store."""
@@ -206,7 +208,7 @@ class Iterate:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for the store."""
         return {
-            "epsilon": self.epsilon,
+            "epsilon": self.epsilon if math.isfinite(self.epsilon) else None,
             "attained": self.attained,
             "policy": None if self.policy is None else self.policy.as_dict(),
             "predicted": self.predicted,

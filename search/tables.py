@@ -65,12 +65,18 @@ class Sensitivity:
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
                 if int(archive["format"]) != TABLE_FORMAT:
                     raise ValueError(f"table format {archive['format']}")
-                return cls(
+                found = cls(
                     int(archive["block"]),
                     tuple(int(width) for width in archive["bits"]),
                     archive["noise"],
                     archive["drift"],
                 )
+            rows = len(found.bits)
+            if found.noise.shape != (rows,) or found.drift.shape[:1] != (rows,):
+                raise ValueError("figures and bits do not agree")
+            if not (np.isfinite(found.noise).all() and np.isfinite(found.drift).all()):
+                raise ValueError("figures that are not finite")
+            return found
         except Exception as error:
             # A damaged zip can fail in many ways; all mean the same.
             raise ValueError(f"not a readable sensitivity ({error})") from error

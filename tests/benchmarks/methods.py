@@ -103,8 +103,10 @@ Results = dict[tuple[str, float], list[Found]]
 class Seed:
     """Everything that depends on one calibration draw."""
 
-    def __init__(self, seed: int, cache: Path, data: Path | None, settings: MaqeeSettings) -> None:
-        self.seed, self.cache, self.settings = seed, cache, settings
+    def __init__(
+        self, seed: int, cache: Path, data: Path | None, settings: MaqeeSettings, steps: int
+    ) -> None:
+        self.seed, self.cache, self.settings, self.steps = seed, cache, settings, steps
         model, card = load_checkpoint(checkpoint_path("bundled:fashion"))
         dataset = FashionDataset()
         pool = dataset.split("calibration")
@@ -157,7 +159,11 @@ class Seed:
     ) -> tuple[tuple[Evaluator, Evaluator], float]:
         """Evaluators of the recovered model on both splits, and the seconds of its training."""
         assert self.training is not None
-        recovery = Recovery(self.search, self.training, RecoverRecipe(seed=self.seed, compile=True))
+        recovery = Recovery(
+            self.search,
+            self.training,
+            RecoverRecipe(steps=self.steps, seed=self.seed, compile=True),
+        )
         path = self.cache / "recovered" / f"{recovery.key(policy, rates)}.safetensors"
         timing = path.with_suffix(".seconds")  # kept apart: a card says nothing of other work
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -267,13 +273,13 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float]:
 
 
 def summarize(
-    results: Results, seeds: int, references: tuple[float, float]
+    results: Results, seeds: int, ablation_seeds: int, references: tuple[float, float]
 ) -> list[dict[str, Any]]:
     rows = []
     for (method, budget), found in results.items():
-        if len(found) < seeds:
+        if len(found) < (ablation_seeds if "," in method and budget else seeds):
             continue  # not feasible under every seed
-        row: dict[str, Any] = {"method": method, "budget": budget or None}
+        row: dict[str, Any] = {"method": method, "budget": budget or None, "seeds": len(found)}
         for name in Found.__dataclass_fields__:
             row[name], row[f"{name}_sd"] = mean_sd([getattr(one, name) for one in found])
         row["reduction_w32a32"] = 1 - row["gbops"] / references[0]
@@ -335,15 +341,16 @@ def tables_of(result: dict[str, Any]) -> list[Table]:
         return f"{scale * row[name]:.{places}f}±{scale * row[f'{name}_sd']:.{places}f}"
 
     columns = (
-        "method", "search %", "held out %", "GBOPs", "<32x32", "<W8A8", "<same", "exit", "flips",
-        "passes", "s", "train s",
+        "method", "n", "search %", "held out %", "GBOPs", "<32x32", "<W8A8", "<same", "exit",
+        "flips", "passes", "s", "train s",
     )  # fmt: skip
     drawn = []
     for budget in [None, *result["budgets"]]:
         rows = [
             (
-                row["method"], pair(row, "value", 2, 100), pair(row, "held_out", 2, 100),
-                pair(row, "gbops", 4), f"{row['reduction_w32a32']:.2%}",
+                row["method"], str(row["seeds"]),
+                pair(row, "value", 2, 100), pair(row, "held_out", 2, 100), pair(row, "gbops", 4),
+                f"{row['reduction_w32a32']:.2%}",
                 f"{row['reduction_w8a8']:.1%}", f"{row['same_bits_reduction']:.1%}",
                 f"{row['mean_exit']:.2f}", f"{row['boundary']:.3f}", f"{row['passes']:.0f}",
                 f"{row['seconds']:.0f}", f"{row['training_seconds']:.0f}",
@@ -396,18 +403,23 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="one seed, one budget, no ablations")
     parser.add_argument("--data", type=Path, help="Fashion-MNIST's files, for recovery")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--ablation-seeds", type=int, nargs="*", help="seeds of the ablations (default: all)"
+    )
     parser.add_argument("--starts", type=int, default=MaqeeSettings().starts)
+    parser.add_argument("--recovery-steps", type=int, default=RecoverRecipe().steps)
     parser.add_argument("--cache", type=Path, default=default_cache_folder())
     args = parser.parse_args()
     budgets = (0.15,) if args.quick else BUDGETS
-    seeds = 1 if args.quick else args.seeds
+    seeds = args.seeds[:1] if args.quick else args.seeds
+    ablated = seeds if args.ablation_seeds is None else args.ablation_seeds
     settings = MaqeeSettings(starts=2 if args.quick else args.starts)
     results: Results = defaultdict(list)
     additivity: list[Any] = []
     full = held_out = w32 = w8 = 0.0
-    for number in range(seeds):
-        seed = Seed(number, args.cache, args.data, settings)
+    for number in seeds:
+        seed = Seed(number, args.cache, args.data, settings, args.recovery_steps)
         progress(f"seed {number}: tables in {seed.table_seconds:.0f} s")
         evaluation = seed.search.evaluate(seed.space.uniform(8, 1.0))
         w32, w8 = evaluation.references.w32a32 / GIGA, evaluation.references.w8a8 / GIGA
@@ -424,7 +436,7 @@ def main() -> None:
         with_exits(seed, budgets, results)
         progress(f"seed {number}: baselines done")
         for name, (changed, space) in ablations(seed).items():
-            if args.quick and name != "MAQEE":
+            if name != "MAQEE" and (args.quick or number not in ablated):
                 continue
             for budget in budgets:
                 try:
@@ -435,16 +447,19 @@ def main() -> None:
             progress(f"seed {number}: {name} done")
         if args.data is not None and not args.quick:
             with_recovery(seed, budgets, results)
-    rows = summarize(results, seeds, (w32, w8))
+    rows = summarize(results, len(seeds), len(ablated), (w32, w8))
     result = {
         "machine": machine(["torch", "timm", "scipy", "numpy"]),
         "seeds": seeds,
+        "ablation_seeds": ablated,
+        "settings": settings.as_dict(),
+        "recovery_steps": args.recovery_steps,
         "budgets": list(budgets),
         "full_precision": {"search": full, "held_out": held_out},
         "references_gbops": {"w32a32": w32, "w8a8": w8},
         "additivity": additivity,
         "rows": rows,
-        "differences": differences(results, budgets, seeds),
+        "differences": differences(results, budgets, len(seeds)),
         "headline": headline(rows, full, held_out),
     }
     show(result, tables_of(result), args.json)

@@ -297,6 +297,9 @@ def test_a_key_names_all_that_a_row_depends_on(evaluator: Evaluator):
         "device": keys(replace(evaluator, device="meta")),
     }.items():
         assert not plain & others, name
+    # The same images are run, but others have set the ranges.
+    fewer = replace(evaluator, calibration=evaluator.calibration.head(40))
+    assert not keys(evaluator, images=40) & keys(fewer, images=40)
 
 
 def policy_of(changes: dict[str, int]) -> Policy:
