@@ -40,12 +40,12 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
-def show(result: dict[str, Any], tables: Sequence[Table], as_json: bool) -> None:
+def show(result: dict[str, Any], tables: Sequence[Table], as_json: bool, width: int = 120) -> None:
     """Print the tables, or the result as JSON."""
     if as_json:
         print(json.dumps(result, indent=2))
         return
-    console = Console(width=120, highlight=False)
+    console = Console(width=width, highlight=False)
     console.print(", ".join(f"{key} {value}" for key, value in result["machine"].items()))
     for table in tables:
         console.print(table)

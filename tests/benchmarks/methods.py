@@ -462,7 +462,7 @@ def main() -> None:
         "differences": differences(results, budgets, len(seeds)),
         "headline": headline(rows, full, held_out),
     }
-    show(result, tables_of(result), args.json)
+    show(result, tables_of(result), args.json, width=150)
     if not args.json:
         for found in additivity:
             print(
