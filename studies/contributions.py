@@ -73,11 +73,12 @@ def contribute(store: StudyStore, name: str, found: Sequence[Contribution]) -> i
                 )
             )
         }
-        fresh = [
-            (one, row)
-            for one, row in zip(found, rows, strict=True)
-            if (one.source, row["digest"], one.model) not in known
-        ]
+        fresh = []
+        for one, row in zip(found, rows, strict=True):
+            name_of_row = (one.source, row["digest"], one.model)
+            if name_of_row not in known:
+                known.add(name_of_row)
+                fresh.append((one, row))
         groups: dict[str, list[tuple[Contribution, dict[str, Any]]]] = {}
         for one, row in fresh:
             own = one.model is None and _is_legal(space, one.evaluation.policy)

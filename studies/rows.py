@@ -122,4 +122,11 @@ def evaluation_row(source: str, evaluation: Evaluation) -> dict[str, Any]:
                 f"evaluation of policy {row['digest'][:12]} has {name} {figure}: only finite "
                 "figures are recorded; check the model and the data"
             )
-    return {**row, "detail": json.dumps(detail, separators=(",", ":"), allow_nan=False)}
+    try:
+        text = json.dumps(detail, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        raise BadInput(
+            f"evaluation of policy {row['digest'][:12]} has a figure that is not finite: only "
+            "finite figures are recorded; check the model and the data"
+        ) from None
+    return {**row, "detail": text}
