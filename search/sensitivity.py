@@ -185,13 +185,14 @@ class Additivity:
     """How well the tables' sum ranks policies that are quantized as a whole.
 
     Attributes:
-        noise: Spearman's rank correlation of predicted and measured noise of the last block.
+        noise: Spearman's rank correlation of predicted and measured noise of the last block, None
+            where there is nothing to rank.
         drift: the same of drift at the last exit.
         policies: how many random policies were measured.
     """
 
-    noise: float
-    drift: float
+    noise: float | None
+    drift: float | None
     policies: int
 
 
@@ -232,7 +233,14 @@ def check_additivity(
         joint = meter.joint(policy)
         measured.append((float(joint.noise[0]), float(joint.drift[0, -1])))
     noise, drift = (
-        float(spearmanr([row[k] for row in predicted], [row[k] for row in measured]).statistic)
+        _rank_correlation([row[k] for row in predicted], [row[k] for row in measured])
         for k in (0, 1)
     )
     return Additivity(noise, drift, policies)
+
+
+def _rank_correlation(expected: Sequence[float], found: Sequence[float]) -> float | None:
+    """Spearman's, or None where all on one side are equal, as in a space of one set of bits."""
+    if len(set(expected)) == 1 or len(set(found)) == 1:
+        return None
+    return float(spearmanr(expected, found).statistic)

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -24,6 +24,9 @@ from studies.commands.method_options import (
 )
 from studies.fronts import FrontSummary
 from studies.store import StudyStore
+
+if TYPE_CHECKING:
+    from search.sensitivity import Additivity
 
 WITHIN = 0.01
 
@@ -102,14 +105,21 @@ def run(args: argparse.Namespace) -> int:
             f"{summary.w32a32_gbops:.3f} GBOPs (32x32), {summary.w8a8_gbops:.3f} at W8A8",
             f"within {100 * WITHIN:g} points: the cheapest policy that loses no more, and its "
             "reductions against 32x32, W8A8 and its own bits, all at full depth",
-            "additive tables against "
-            f"{additivity.policies} random policies: rank correlation {additivity.noise:.3f} "
-            f"(noise), {additivity.drift:.3f} (drift)",
+            _additivity_line(additivity),
             "measured on the search split, which chose the thresholds: it flatters them",
             *(() if args.data else ("quantization-aware training left out: give --data DIR",)),
         ],
     )
     return 0
+
+
+def _additivity_line(found: Additivity) -> str:
+    if found.noise is None or found.drift is None:
+        return "additive tables: the space has nothing to rank"
+    return (
+        f"additive tables against {found.policies} random policies: rank correlation "
+        f"{found.noise:.3f} (noise), {found.drift:.3f} (drift)"
+    )
 
 
 def _summary_row(
