@@ -292,8 +292,10 @@ class _State:
             return 0
         names = dict(student.named_parameters())
         with torch.no_grad():
+            # Buffers as well: a normalization's running figures decide the ranges.
+            for name, value in student.state_dict().items():
+                value.copy_(tensors[f"model.{name}"])
             for name, parameter in names.items():
-                parameter.copy_(tensors[f"model.{name}"])
                 if header["step"]:
                     optimizer.state[parameter] = {
                         "step": torch.tensor(float(header["step"])),
@@ -308,8 +310,9 @@ class _State:
             return
         header = json.dumps({"key": self.key, "step": step}).encode()
         tensors = {"header": torch.tensor(list(header), dtype=torch.uint8)}
+        for name, value in student.state_dict().items():
+            tensors[f"model.{name}"] = value.detach().cpu().contiguous()
         for name, parameter in student.named_parameters():
-            tensors[f"model.{name}"] = parameter.detach().cpu().contiguous()
             kept = optimizer.state.get(parameter, {})
             tensors[f"first.{name}"] = kept["exp_avg"].cpu()
             tensors[f"second.{name}"] = kept["exp_avg_sq"].cpu()

@@ -24,8 +24,11 @@ from search.quantize.ranges import AffineRange, Quantizer
 def fake_quantize(value: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """The nearest level of ``value`` with codes from ``low`` to ``high``; gradients as for clip."""
     codes = value / scale
-    rounded = codes + (codes.round() - codes).detach()
-    return torch.minimum(torch.maximum(rounded, low), high) * scale
+    rounded = codes.round()
+    levels = torch.minimum(torch.maximum(rounded, low), high)
+    # Not through minimum or clamp: they halve the gradient of values on the outermost levels.
+    passed = torch.where((rounded >= low) & (rounded <= high), codes, 0.0)
+    return (passed + (levels - passed).detach()) * scale
 
 
 class _Levels(nn.Module):
