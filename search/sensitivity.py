@@ -212,7 +212,7 @@ def check_additivity(
     predicted, measured = [], []
     for _ in range(policies):
         # A width of its own a policy, so that mild and harsh ones are both among them.
-        low = rng.integers(0, len(space.weight_choices))
+        low = rng.integers(0, min(len(space.weight_choices), len(space.activation_choices)))
         policy = Policy(
             space.granularity,
             tuple(int(rng.choice(space.weight_choices[low:])) for _ in space.weight_groups),

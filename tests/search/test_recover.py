@@ -188,6 +188,27 @@ def test_without_interruption_it_gives_the_same_every_time(
     assert same(other, uninterrupted)
 
 
+def test_every_epoch_has_an_order_of_its_own_and_every_seed_others(
+    quick: Evaluator, policy: Policy
+) -> None:
+    orders: list[int] = []
+
+    class Watched(ArrayData):
+        def batches(
+            self, batch_size: int, generator: torch.Generator
+        ) -> Iterator[tuple[Tensor, Tensor]]:
+            orders.append(generator.initial_seed())
+            return super().batches(batch_size, generator)
+
+    split = quick.calibration
+    data = Watched(split.read(0, 4), split.targets[:4], fashion.MEAN, fashion.STD)
+    for seed in (0, 1):
+        recipe = RecoverRecipe(steps=3, batch_size=4, refresh_every=100, seed=seed)
+        recover(quick, policy, EVEN, data, recipe)
+    assert len(orders) >= 6
+    assert len(set(orders)) == len(orders)
+
+
 # Interruptions
 
 
