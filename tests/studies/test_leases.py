@@ -112,7 +112,10 @@ def test_four_workers_and_a_thousand_waiting_trials(
         assert worker.exitcode == 0
     evaluated = [int(line) for log in logs for line in log.read_text().split()]
     assert len(evaluated) == len(set(evaluated)) == 990
-    assert recorded(store) == Counter(range(990))
+    # Which of the queued ones are left over is nobody's promise: while one worker has locked a
+    # row, the next takes the row after it, and may be first to the last of the budget.
+    assert recorded(store) == Counter(evaluated)
+    assert set(evaluated) <= set(range(1000))
     assert all(len(log.read_text().split()) > 50 for log in logs)  # all four did work
 
 
