@@ -6,7 +6,7 @@ that no comparison is won by better thresholds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,9 @@ import numpy as np
 from search.apq import AllocationProblem, Usage
 from search.errors import BadInput
 from search.evaluation import Evaluation, judge
+from search.exit_choices import Harvest
 from search.front import as_points, front_indices
-from search.harvest import Harvest
-from search.maqee import OuterProblem
+from search.outer import OuterProblem
 from search.policy import FULL_PRECISION, Policy
 from search.space import PolicySpace
 from search.tables import SensitivityTables
@@ -139,9 +139,3 @@ def thinned(found: Harvest, points: int) -> Harvest:
     picks = np.unique(np.linspace(0, len(front) - 1, points).round().astype(np.int64))
     kept = front[picks]
     return Harvest(found.thresholds[kept], found.loss[kept], found.cost[kept], found.boundary[kept])
-
-
-def best_under(evaluations: Sequence[Evaluation], gbops: float) -> Evaluation | None:
-    """The most accurate evaluation at a cost of at most ``gbops``, of equals the cheapest."""
-    allowed = [one for one in evaluations if one.gbops <= gbops]
-    return max(allowed, key=lambda one: (one.value, -one.gbops)) if allowed else None

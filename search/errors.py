@@ -7,6 +7,7 @@ prints it as it stands and ends with ``exit_code``; no stack trace reaches a per
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class ExitbitsError(Exception):
@@ -37,3 +38,17 @@ def unknown_choice(what: str, value: object, choices: Iterable[str]) -> BadInput
     """
     listed = ", ".join(sorted(choices))
     return BadInput(f"unknown {what} {value!r}: choose one of {listed}")
+
+
+def check_range(what: str, value: Any, low: float, high: float, *, whole: bool = False) -> None:
+    """Raise ``BadInput`` unless ``value`` is a number from ``low`` to ``high``.
+
+    Args:
+        what: the noun.
+        value: what was given; NaN is in no range.
+        low, high: both allowed.
+        whole: whether it must be an integer.
+    """
+    if (whole and not isinstance(value, int)) or not low <= value <= high:
+        kind = "a whole number from " if whole else ""
+        raise BadInput(f"{what} = {value!r}: give {kind}{low} to {high}")

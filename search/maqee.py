@@ -18,171 +18,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from search.apq import Allocation, AllocationProblem, Usage
 from search.cost import Ledger
-from search.digest import canonical_json
-from search.errors import BadInput, NoPolicyFound
+from search.errors import NoPolicyFound
 from search.evaluation import GIGA
-from search.harvest import ExitChoices, Harvest, harvest, harvest_global
+from search.outer import OuterProblem
 from search.policy import Policy
-from search.risk_terms import RiskTerms, measure_risk
 from search.space import PolicySpace
 from search.tables import SensitivityTables
-from search.tasks import Task
-from search.trace import ExitTrace
-
-
-class Laboratory(Protocol):
-    """Where traces come from. An ``Evaluator`` is one."""
-
-    @property
-    def ledger(self) -> Ledger:
-        """The model's operations."""
-
-    @property
-    def task(self) -> Task:
-        """What the model's heads answer."""
-
-    def trace(self, policy: Policy) -> ExitTrace:
-        """The trace of the policy's bits."""
-
-    def full_precision_trace(self) -> ExitTrace:
-        """The trace of the model as it was trained."""
-
-
-@dataclass(frozen=True)
-class MaqeeSettings:
-    """Hyperparameters of the loop.
-
-    Attributes:
-        alpha: weight of boundary risk beside gap risk, 0 to 10: how many errors one exit decision
-            is worth that full precision would have taken otherwise.
-        beta: weight of drift beside noise in the allocation, 0 to 1000.
-        epsilons: bounds on the risk, each -1 to 12, under which the loop is run; small ones send
-            samples deep, large ones let them leave early. None takes them from the model itself.
-        starts: how many epsilons None takes, 1 to 100: the risks of evenly ranked points of the
-            threshold front of the widest bits.
-        max_iterations: most allocations tried under one epsilon, 1 to 100.
-        min_gain: a relative gain in the objective below this ends the loop, 0 to 1.
-        amortized: whether allocation weighs layers by use; if not, as if all were used by all.
-        one_threshold: whether all exits share one threshold.
-    """
-
-    alpha: float = 0.05
-    beta: float = 1.0
-    epsilons: tuple[float, ...] | None = None
-    starts: int = 6
-    max_iterations: int = 5
-    min_gain: float = 1e-3
-    amortized: bool = True
-    one_threshold: bool = False
-
-    def __post_init__(self) -> None:
-        if self.epsilons == ():
-            raise BadInput("no epsilon: give at least one bound on the risk, such as 0.01")
-        for name, value, low, high in (
-            ("alpha", self.alpha, 0, 10),
-            ("beta", self.beta, 0, 1000),
-            *(("epsilon", value, -1, 12) for value in self.epsilons or ()),
-            ("starts", self.starts, 1, 100),
-            ("max_iterations", self.max_iterations, 1, 100),
-            ("min_gain", self.min_gain, 0, 1),
-        ):
-            whole = name in ("starts", "max_iterations")
-            if (whole and not isinstance(value, int)) or not low <= value <= high:  # NaN as well
-                kind = "a whole number from " if whole else ""
-                raise BadInput(f"{name} = {value!r}: give {kind}{low} to {high}")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for the store."""
-        return {**asdict(self), "epsilons": self.epsilons and list(self.epsilons)}
-
-
-@dataclass(frozen=True)
-class OuterProblem:
-    """Thresholds for given bits.
-
-    Attributes:
-        laboratory: gives traces, ledger and task.
-        space: holds the range of thresholds.
-        settings: hyperparameters.
-    """
-
-    laboratory: Laboratory
-    space: PolicySpace
-    settings: MaqeeSettings
-    _known: dict[str, Harvest] = field(default_factory=dict, repr=False, compare=False)
-
-    def on(self, laboratory: Laboratory) -> OuterProblem:
-        """The same problem on another laboratory's traces."""
-        return OuterProblem(laboratory, self.space, self.settings)
-
-    def harvest(self, policy: Policy) -> Harvest:
-        """All thresholds worth having on the trace of the policy's bits, found once for them."""
-        bits = canonical_json(policy.bits_as_dict())
-        if bits not in self._known:
-            self._known[bits] = self._harvest(policy)
-        return self._known[bits]
-
-    def _harvest(self, policy: Policy) -> Harvest:
-        choices = ExitChoices.of(
-            self.laboratory.trace(policy),
-            self.laboratory.task,
-            self.laboratory.ledger.path_bops(policy),
-            low=self.space.threshold_low,
-            high=self.space.threshold_high,
-            reference=self.laboratory.full_precision_trace(),
-        )
-        find = harvest_global if self.settings.one_threshold else harvest
-        return find(choices, alpha=self.settings.alpha)
-
-    def risk(self, found: Harvest) -> np.ndarray:
-        """G + alpha BSR of every harvested vector, ``[K]``."""
-        reference = self.laboratory.full_precision_trace()
-        at_best = self.laboratory.task.loss(reference.statistic[:, -1]).mean()
-        risk: np.ndarray = found.loss - at_best + self.settings.alpha * found.boundary
-        return risk
-
-    def within(self, policy: Policy, epsilon: float) -> tuple[Policy, bool]:
-        """The cheapest thresholds whose risk is at most ``epsilon``.
-
-        Returns:
-            the policy with those thresholds and True, or at full depth and False where no
-            thresholds meet the bound.
-        """
-        found = self.harvest(policy)
-        index = found.cheapest_within(self.risk(found), epsilon)
-        if index is None:
-            return self.at_full_depth(policy), False
-        return policy.with_thresholds(found.thresholds[index]), True
-
-    def under(self, policy: Policy, budget: float) -> tuple[Policy, float] | None:
-        """The thresholds of least risk at a cost of at most ``budget`` BOPs, and that risk."""
-        found = self.harvest(policy)
-        risk = self.risk(found)
-        index = found.best_under(risk, budget)
-        if index is None:
-            return None
-        return policy.with_thresholds(found.thresholds[index]), float(risk[index])
-
-    def at_full_depth(self, policy: Policy) -> Policy:
-        """The policy with every threshold at its highest."""
-        exits = len(policy.thresholds)
-        return policy.with_thresholds([self.space.threshold_high] * (exits - 1) + [0.0])
-
-    def terms(self, policy: Policy) -> RiskTerms:
-        """The policy's risk terms."""
-        return measure_risk(
-            self.laboratory.trace(policy),
-            self.laboratory.full_precision_trace(),
-            policy.thresholds,
-            self.laboratory.task,
-        )
 
 
 @dataclass(frozen=True)

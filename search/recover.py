@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from search.cost import Ledger
 from search.digest import digest_of
-from search.errors import BadInput
+from search.errors import BadInput, check_range
 from search.evaluate import Evaluator, normalized_batches
 from search.models.early_exit import EarlyExitModel
 from search.policy import Policy
@@ -74,11 +74,8 @@ class RecoverRecipe:
             "seed": (0, 2**63 - 1),
         }
         for name, (low, high) in ranges.items():
-            value = getattr(self, name)
             whole = name not in ("learning_rate", "temperature")
-            if (whole and not isinstance(value, int)) or not low <= value <= high:
-                kind = "a whole number from " if whole else ""
-                raise BadInput(f"recovery option {name} = {value!r}: give {kind}{low} to {high}")
+            check_range(f"recovery option {name}", getattr(self, name), low, high, whole=whole)
 
     def as_dict(self) -> dict[str, Any]:
         """What determines the outcome, for cards and keys."""
@@ -97,6 +94,22 @@ class StepReport:
 
 
 OnStep = Callable[[StepReport], None]
+
+
+def recovery_key(
+    evaluator: Evaluator, policy: Policy, exit_rates: tuple[float, ...], recipe: RecoverRecipe
+) -> str:
+    """Digest of everything that a recovered model depends on, but the training images."""
+    return digest_of(
+        {
+            "bits": policy.bits_as_dict(),
+            "exit_rates": list(exit_rates),
+            "recipe": recipe.as_dict(),
+            "model": evaluator.card.digest,
+            "calibration": evaluator.calibration.digest,
+            "quantizer": evaluator.quantizer,
+        }
+    )
 
 
 def recover(
@@ -141,19 +154,7 @@ def recover(
     optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=(0.9, 0.99))
     weights = torch.tensor(exit_rates, device=evaluator.device) + EXIT_FLOOR
     weights = weights / weights.sum()
-    saved = _State(
-        state,
-        digest_of(
-            {
-                "bits": policy.bits_as_dict(),
-                "exit_rates": list(exit_rates),
-                "model": evaluator.card.digest,
-                "calibration": evaluator.calibration.digest,
-                "quantizer": evaluator.quantizer,
-                "recipe": recipe.as_dict(),
-            }
-        ),
-    )
+    saved = _State(state, recovery_key(evaluator, policy, exit_rates, recipe))
     done = saved.load(student, optimizer)
 
     def loss_of(images: Tensor) -> Tensor:

@@ -5,11 +5,11 @@ Plain values; :mod:`search.sensitivity` measures them, :mod:`search.apq` allocat
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
 
+from search.archive import pack, unpacked
 from search.errors import ExitbitsError
 from search.policy import FULL_PRECISION
 
@@ -43,16 +43,13 @@ class Sensitivity:
 
     def to_bytes(self) -> bytes:
         """Serialize as an ``.npz`` archive."""
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            format=np.int64(TABLE_FORMAT),
+        return pack(
+            TABLE_FORMAT,
             block=np.int64(self.block),
             bits=np.asarray(self.bits),
             noise=self.noise,
             drift=self.drift,
         )
-        return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Sensitivity:
@@ -61,25 +58,19 @@ class Sensitivity:
         Raises:
             ValueError: when it is something else, or damaged.
         """
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                if int(archive["format"]) != TABLE_FORMAT:
-                    raise ValueError(f"table format {archive['format']}")
-                found = cls(
-                    int(archive["block"]),
-                    tuple(int(width) for width in archive["bits"]),
-                    archive["noise"],
-                    archive["drift"],
-                )
+        with unpacked("sensitivity", data, TABLE_FORMAT) as archive:
+            found = cls(
+                int(archive["block"]),
+                tuple(int(width) for width in archive["bits"]),
+                archive["noise"],
+                archive["drift"],
+            )
             rows = len(found.bits)
             if found.noise.shape != (rows,) or found.drift.shape[:1] != (rows,):
                 raise ValueError("figures and bits do not agree")
             if not (np.isfinite(found.noise).all() and np.isfinite(found.drift).all()):
                 raise ValueError("figures that are not finite")
             return found
-        except Exception as error:
-            # A damaged zip can fail in many ways; all mean the same.
-            raise ValueError(f"not a readable sensitivity ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ A trace costs one pass of the quantized model; every threshold vector afterwards
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from search.archive import pack, unpacked
 from search.errors import BadInput, ExitbitsError
 
 TRACE_FORMAT = 1
@@ -115,15 +115,12 @@ class ExitTrace:
 
     def to_bytes(self) -> bytes:
         """Serialize as an ``.npz`` archive."""
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            format=np.int64(TRACE_FORMAT),
+        return pack(
+            TRACE_FORMAT,
             confidence=self.confidence,
             statistic=self.statistic,
             exit_blocks=np.asarray(self.exit_blocks),
         )
-        return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ExitTrace:
@@ -132,15 +129,9 @@ class ExitTrace:
         Raises:
             ValueError: when it is something else, or damaged.
         """
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                if int(archive["format"]) != TRACE_FORMAT:
-                    raise ValueError(f"trace format {archive['format']}")
-                return cls(
-                    archive["confidence"],
-                    archive["statistic"],
-                    tuple(int(block) for block in archive["exit_blocks"]),
-                )
-        except Exception as error:
-            # A damaged zip can fail in many ways (zlib, struct, key, header); all mean the same.
-            raise ValueError(f"not a readable trace ({error})") from error
+        with unpacked("trace", data, TRACE_FORMAT) as archive:
+            return cls(
+                archive["confidence"],
+                archive["statistic"],
+                tuple(int(block) for block in archive["exit_blocks"]),
+            )

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search.errors import BadInput
+from search.errors import BadInput, check_range
 from search.models.early_exit import EarlyExitModel
 
 
@@ -52,11 +52,6 @@ class TrainRecipe:
     compile: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "seed"):
-            if not isinstance(getattr(self, name), int):
-                raise BadInput(
-                    f"training option {name} = {getattr(self, name)!r}: give a whole number"
-                )
         ranges = {
             "epochs": (1, 100_000),
             "batch_size": (2, 1_000_000),
@@ -69,9 +64,8 @@ class TrainRecipe:
             "seed": (0, 2**63 - 1),
         }
         for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise BadInput(f"training option {name} = {value!r}: give {low} to {high}")
+            whole = name in ("epochs", "batch_size", "seed")
+            check_range(f"training option {name}", getattr(self, name), low, high, whole=whole)
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for the card."""

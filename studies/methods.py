@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from search.apq import AllocationProblem, Usage
 from search.evaluate import Evaluator
-from search.maqee import MaqeeSettings, OuterProblem
+from search.maqee_settings import MaqeeSettings
+from search.outer import OuterProblem
 from search.recipes import open_training_data
 from search.recover import OnStep, RecoverRecipe, StepReport
 from search.sensitivity import Additivity, SensitivityMeter, check_additivity

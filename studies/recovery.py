@@ -6,13 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.digest import digest_of
 from search.errors import BadInput
 from search.evaluate import Evaluator
 from search.models.card import card_path
 from search.models.checkpoint import check_suffix, load_checkpoint, save_checkpoint
 from search.policy import Policy
-from search.recover import OnStep, RecoveredLaboratory, RecoverRecipe, recover
+from search.recover import OnStep, RecoveredLaboratory, RecoverRecipe, recover, recovery_key
 from search.train import TrainingData
 
 
@@ -32,16 +31,7 @@ class Recovery:
 
     def key(self, policy: Policy, exit_rates: tuple[float, ...]) -> str:
         """Digest of everything that a recovered model depends on, but the training images."""
-        return digest_of(
-            {
-                "bits": policy.bits_as_dict(),
-                "exit_rates": list(exit_rates),
-                "recipe": self.recipe.as_dict(),
-                "model": self.original.card.digest,
-                "calibration": self.original.calibration.digest,
-                "quantizer": self.original.quantizer,
-            }
-        )
+        return recovery_key(self.original, policy, exit_rates, self.recipe)
 
     def make(
         self,

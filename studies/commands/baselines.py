@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from search.maqee import MaqeeSettings
+from search.maqee_settings import MaqeeSettings
 from studies.commands.common import read_store
 from studies.commands.method_options import (
-    MODELS,
+    add_models,
     add_recovery,
     add_settings,
     add_study,
@@ -36,10 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_study(parser)
     add_settings(parser)
     add_recovery(parser, required=False)
-    parser.add_argument(
-        "--models", type=Path, metavar="DIR", default=MODELS,
-        help="folder of recovered checkpoints (default %(default)s)",
-    )  # fmt: skip
+    add_models(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from search.evaluation import GIGA
-from search.maqee import MaqeeSettings, refuse_impossible
+from search.maqee import refuse_impossible
+from search.maqee_settings import MaqeeSettings
 from studies.commands.common import positive, read_store
 from studies.commands.method_options import (
-    MODELS,
+    add_models,
     add_recovery,
     add_settings,
     add_study,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from search.evaluation import Evaluation
     from search.maqee import MaqeeResult
     from search.risk_terms import RiskTerms
+    from studies.methods import Workbench
+    from studies.recovery import Recovery
 
 SOURCE = "MAQEE"
 RECOVERED = "MAQEE+recovery"
@@ -55,10 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="most allocations under one bound (default %(default)s)",
     )  # fmt: skip
     add_recovery(parser, required=False)
-    parser.add_argument(
-        "--models", type=Path, metavar="DIR", default=MODELS,
-        help="folder of recovered checkpoints (default %(default)s)",
-    )  # fmt: skip
+    add_models(parser)
 
 
 def _gbops(text: str) -> float:
@@ -86,45 +86,16 @@ def run(args: argparse.Namespace) -> int:
     refuse_impossible(record.space, record.ledger, min(args.budgets) * GIGA)
     console = Console(stderr=True)
 
-    from search.evaluation import judge
-    from search.maqee import Iterate, Maqee
-    from studies.contributions import Contribution, contribute
-    from studies.methods import bar, open_workbench, recovery_bar
+    from studies.methods import open_workbench
 
     bench = open_workbench(record, args.cache, settings, console)
     recovery = bench.recovery(args.data, read_recipe(args)) if args.data is not None else None
     rows: list[dict[str, Any]] = []
     for budget in sorted(args.budgets):
-        started = time.monotonic()
-        with bar(console) as shown:
-            task = shown.add_task(f"MAQEE at {budget:g} GBOPs", total=None)
-
-            def on_iterate(_: Iterate, shown: Any = shown, task: Any = task) -> None:
-                shown.advance(task)
-
-            result = Maqee(bench.outer, bench.tables, on_iterate).search(budget * GIGA)
-        evaluation = bench.evaluator.evaluate(result.policy)
-        attributes = {"maqee": result.as_dict(), "maqee_settings": settings.as_dict()}
-        contribute(store, args.study, [Contribution(SOURCE, evaluation, attributes=attributes)])
-        terms = bench.outer.terms(result.policy)
-        rows.append(_row(SOURCE, result, evaluation, terms, time.monotonic() - started))
-        if recovery is None:
-            continue
-        started = time.monotonic()
-        file = args.models / (
-            f"{recovery.key(result.policy, evaluation.exit_rates)[:16]}.safetensors"
-        )
-        with recovery_bar(console, f"MAQEE at {budget:g} GBOPs") as on_step:
-            made = recovery.make(result.policy, evaluation.exit_rates, file, on_step)
-        outer = bench.outer.on(made.laboratory)
-        found = outer.under(result.policy, budget * GIGA)
-        policy = result.policy if found is None else found[0]
-        laboratory = made.laboratory
-        better = judge(policy, laboratory.trace(policy), laboratory.ledger, laboratory.task)
-        contribute(store, args.study, [Contribution(RECOVERED, better, made.digest, made.weights)])
-        seconds = time.monotonic() - started
-        row = _row(RECOVERED, result, better, outer.terms(policy), seconds)
-        rows.append({**row, "checkpoint": str(made.weights)})
+        result, row = _search(store, bench, budget, console)
+        rows.append(row)
+        if recovery is not None:
+            rows.append(_recover(store, bench, recovery, result, args.models, console))
     if args.json:
         print(json.dumps({"study": args.study, "policies": rows}, indent=2, allow_nan=False))
         return 0
@@ -140,6 +111,55 @@ def run(args: argparse.Namespace) -> int:
         ],
     )
     return 0
+
+
+def _search(
+    store: StudyStore, bench: Workbench, budget: float, console: Console
+) -> tuple[MaqeeResult, dict[str, Any]]:
+    """Run the loop under a budget in GBOPs and record what it finds."""
+    from search.maqee import Maqee
+    from studies.contributions import Contribution, contribute
+    from studies.methods import bar
+
+    started = time.monotonic()
+    with bar(console) as shown:
+        task = shown.add_task(f"MAQEE at {budget:g} GBOPs", total=None)
+        loop = Maqee(bench.outer, bench.tables, lambda iterate: shown.advance(task))
+        result = loop.search(budget * GIGA)
+    evaluation = bench.evaluator.evaluate(result.policy)
+    attributes = {"maqee": result.as_dict(), "maqee_settings": bench.outer.settings.as_dict()}
+    found = Contribution(SOURCE, evaluation, attributes=attributes)
+    contribute(store, bench.record.config.name, [found])
+    terms = bench.outer.terms(result.policy)
+    return result, _row(SOURCE, result, evaluation, terms, time.monotonic() - started)
+
+
+def _recover(
+    store: StudyStore,
+    bench: Workbench,
+    recovery: Recovery,
+    result: MaqeeResult,
+    folder: Path,
+    console: Console,
+) -> dict[str, Any]:
+    """Recover the model for a result's policy, choose its thresholds anew, and record it."""
+    from studies.contributions import Contribution, contribute
+    from studies.methods import recovery_bar
+
+    started = time.monotonic()
+    policy = result.policy
+    rates = bench.evaluator.evaluate(policy).exit_rates
+    file = folder / f"{recovery.key(policy, rates)[:16]}.safetensors"
+    with recovery_bar(console, f"MAQEE at {result.budget / GIGA:g} GBOPs") as on_step:
+        made = recovery.make(policy, rates, file, on_step)
+    outer = bench.outer.on(made.laboratory)
+    found = outer.under(policy, result.budget)
+    chosen = policy if found is None else found[0]
+    better = made.evaluator.evaluate(chosen)
+    contribution = Contribution(RECOVERED, better, made.digest, made.weights)
+    contribute(store, bench.record.config.name, [contribution])
+    row = _row(RECOVERED, result, better, outer.terms(chosen), time.monotonic() - started)
+    return {**row, "checkpoint": str(made.weights)}
 
 
 def _row(

@@ -12,15 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from search.errors import BadInput
-from search.maqee import MaqeeSettings
+from search.maqee_settings import MaqeeSettings
 from studies.cache import default_cache_folder
 from studies.commands.common import add_json, add_store, stdout_console
 from studies.fronts import FrontSummary
 
 if TYPE_CHECKING:
     from search.recover import RecoverRecipe
-
-MODELS = Path("recovered")
 
 
 def add_study(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +58,14 @@ def add_recovery(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument(
         "--compile", action="store_true",
         help="compile the recovery step: most of a minute to start, then faster",
+    )  # fmt: skip
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Declare where the checkpoints go that a command recovers and names itself."""
+    parser.add_argument(
+        "--models", type=Path, metavar="DIR", default=Path("recovered"),
+        help="folder of recovered checkpoints (default %(default)s)",
     )  # fmt: skip
 
 

@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     check_writable(args.output, "-o")
     console = Console(stderr=True)
 
-    from search.maqee import MaqeeSettings, OuterProblem
+    from search.maqee_settings import MaqeeSettings
+    from search.outer import OuterProblem
     from search.recipes import open_training_data
     from search.space import PolicySpace
     from studies.methods import recovery_bar

@@ -35,8 +35,10 @@ from search.data.idx import read_idx_pair
 from search.errors import NoPolicyFound
 from search.evaluate import Evaluator
 from search.evaluation import GIGA
-from search.maqee import Laboratory, Maqee, MaqeeSettings, OuterProblem
+from search.maqee import Maqee
+from search.maqee_settings import MaqeeSettings
 from search.models.checkpoint import load_checkpoint
+from search.outer import Laboratory, OuterProblem
 from search.policy import Policy
 from search.recover import RecoveredLaboratory, RecoverRecipe
 from search.risk_terms import measure_risk
@@ -178,51 +180,46 @@ class Seed:
 
 
 def under_budget(
-    seed: Seed, settings: MaqeeSettings, bits: Sequence[Policy], budget: float,
-    laboratory: Laboratory | None = None,
-) -> tuple[Policy, int] | None:  # fmt: skip
-    """The thresholds of least risk within the budget over several sets of bits."""
-    counting = Counting(laboratory or seed.search)
-    outer = seed.outer(counting, settings)
+    outer: OuterProblem, bits: Sequence[Policy], budget: float
+) -> tuple[Policy, int] | None:
+    """The thresholds of least risk within the budget over several sets of bits, a pass each."""
     found = [one for policy in bits if (one := outer.under(policy, budget * GIGA)) is not None]
-    if not found:
-        return None
-    return min(found, key=lambda one: one[1])[0], len(counting.seen)
+    return (min(found, key=lambda one: one[1])[0], len(bits)) if found else None
 
 
 def with_exits(seed: Seed, budgets: Sequence[float], results: Results) -> None:
     """Uniform and static bits with harvested exits."""
-    methods = BaselineSet(seed.outer(seed.search, seed.settings), seed.tables)
+    outer = seed.outer(seed.search, seed.settings)
     groups: dict[str, list[Policy]] = defaultdict(list)
-    for name, policy in methods.named_bits():
-        groups[name].append(policy)
+    for name, policy in BaselineSet(outer, seed.tables).named_bits():
+        if name != "full precision":
+            groups[name].append(policy)
     for name, bits in groups.items():
-        if name == "full precision":
-            continue
         for budget in budgets:
             started = time.monotonic()
-            found = under_budget(seed, seed.settings, bits, budget)
+            found = under_budget(outer, bits, budget)
             if found is not None:
                 took = time.monotonic() - started
                 results[f"{name}+exits", budget].append(seed.judged(*found, took))
 
 
-def with_recovery(seed: Seed, budgets: Sequence[float], results: Results) -> None:
+def with_recovery(
+    seed: Seed, budgets: Sequence[float], policies: dict[float, Policy], results: Results
+) -> None:
     """Uniform bits trained for themselves, and MAQEE's policies recovered."""
     for name, policy, rates in trained_baselines(seed.space):
         pair, took = seed.recovered(policy, rates)
-        laboratory = RecoveredLaboratory(pair[0], seed.search)
+        outer = seed.outer(RecoveredLaboratory(pair[0], seed.search), seed.settings)
         for budget in budgets:
-            found = under_budget(seed, seed.settings, [policy], budget, laboratory)
+            found = under_budget(outer, [policy], budget)
             if found is not None:
                 results[name, budget].append(seed.judged(*found, 0.0, pair, took))
         progress(f"seed {seed.seed}: {name} trained")
-    for budget in budgets:
-        policy = run_maqee(seed, seed.settings, seed.space, budget)[0]
+    for budget, policy in policies.items():
         rates = seed.search.evaluate(policy).exit_rates
         pair, took = seed.recovered(policy, rates)
-        laboratory = RecoveredLaboratory(pair[0], seed.search)
-        found = under_budget(seed, seed.settings, [policy], budget, laboratory)
+        outer = seed.outer(RecoveredLaboratory(pair[0], seed.search), seed.settings)
+        found = under_budget(outer, [policy], budget)
         if found is not None:
             results["MAQEE+recovery", budget].append(seed.judged(*found, 0.0, pair, took))
         progress(f"seed {seed.seed}: MAQEE recovered at {budget} GBOPs")
@@ -258,13 +255,14 @@ def progress(line: str) -> None:
 
 def own_cost(seed: Seed, results: Results) -> None:
     """Methods at full depth, at the cost that they happen to have."""
-    methods = BaselineSet(seed.outer(seed.search, seed.settings), seed.tables)
-    for index, (name, policy) in enumerate(methods.named_bits()):
+    outer = seed.outer(seed.search, seed.settings)
+    named = BaselineSet(outer, seed.tables).named_bits()
+    for index, (name, policy) in enumerate(named):
         label = f"static, allocation {index}" if name == "static" else name
-        deep = methods.outer.at_full_depth(policy)
-        results[label, 0.0].append(seed.judged(deep, 1, 0.0))
-    full = methods.outer.harvest(methods.named_bits()[0][1])
-    best = methods.named_bits()[0][1].with_thresholds(full.thresholds[int(np.argmin(full.loss))])
+        results[label, 0.0].append(seed.judged(outer.at_full_depth(policy), 1, 0.0))
+    full = named[0][1]
+    found = outer.harvest(full)
+    best = full.with_thresholds(found.thresholds[int(np.argmin(found.loss))])
     results["full precision+exits", 0.0].append(seed.judged(best, 1, 0.0))
 
 
@@ -435,6 +433,7 @@ def main() -> None:
             own_cost(seed, results)
         with_exits(seed, budgets, results)
         progress(f"seed {number}: baselines done")
+        policies: dict[float, Policy] = {}
         for name, (changed, space) in ablations(seed).items():
             if name != "MAQEE" and (args.quick or number not in ablated):
                 continue
@@ -444,9 +443,11 @@ def main() -> None:
                 except NoPolicyFound:
                     continue
                 results[name, budget].append(seed.judged(policy, passes, took))
+                if name == "MAQEE":
+                    policies[budget] = policy
             progress(f"seed {number}: {name} done")
         if args.data is not None and not args.quick:
-            with_recovery(seed, budgets, results)
+            with_recovery(seed, budgets, policies, results)
     rows = summarize(results, len(seeds), len(ablated), (w32, w8))
     result = {
         "machine": machine(["torch", "timm", "scipy", "numpy"]),

@@ -8,27 +8,26 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from bundled_model import open_bundled
 
 from search.apq import AllocationProblem, Usage
 from search.baselines import (
     Baseline,
     BaselineSet,
-    best_under,
     thinned,
     trained_baselines,
     uniform_name,
 )
 from search.evaluate import Evaluator
-from search.evaluation import Evaluation, judge
-from search.harvest import Harvest
-from search.maqee import MaqeeSettings, OuterProblem
+from search.evaluation import judge
+from search.exit_choices import Harvest
+from search.maqee_settings import MaqeeSettings
+from search.outer import OuterProblem
 from search.policy import FULL_PRECISION, Policy
 from search.sensitivity import SensitivityMeter, check_additivity
 from search.space import PolicySpace
 from search.tables import Sensitivity, SensitivityTables
 from search.trace import ExitTrace
-from studies.config import parse_config
-from studies.workload import open_evaluator
 
 BLOCKS = 6
 POINTS = 5
@@ -65,15 +64,7 @@ class RowDict:
 
 @pytest.fixture(scope="module")
 def evaluator() -> Evaluator:
-    config = parse_config(
-        {
-            "name": "baselines",
-            "model": {"checkpoint": "bundled:fashion"},
-            "data": {"dataset": "fashion", "calibration_images": 64},
-        },
-        "test",
-    )
-    found = open_evaluator(config)
+    found = open_bundled(64)
     return replace(found, split=found.split.head(300), cache=TraceDict())
 
 
@@ -370,22 +361,3 @@ def test_thinning_keeps_both_ends_and_spreads_the_rest(count: int, points: int) 
         (index,) = np.flatnonzero((whole.thresholds == threshold).all(axis=1))
         assert (loss, cost) == (whole.loss[index], whole.cost[index])
         assert boundary == whole.boundary[index]
-
-
-def test_best_under_is_the_most_accurate_that_is_allowed(found: list[Baseline]) -> None:
-    every = [one for baseline in found for one in baseline.evaluations]
-    budgets = sorted({one.gbops for one in every})
-    assert best_under(every, budgets[0] * 0.999) is None
-    assert best_under([], 1.0) is None
-    for budget in budgets:
-        best: Evaluation | None = None
-        for one in every:
-            if one.gbops > budget:
-                continue
-            better = best is None or one.value > best.value
-            if better or (best is not None and one.value == best.value and one.gbops < best.gbops):
-                best = one
-        chosen = best_under(every, budget)
-        assert chosen is not None
-        assert best is not None
-        assert (chosen.value, chosen.gbops) == (best.value, best.gbops)

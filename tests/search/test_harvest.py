@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.errors import ExitbitsError
-from search.harvest import ExitChoices, Harvest, front_of, harvest, harvest_global
+from search.exit_choices import ExitChoices, Harvest, front_of
+from search.harvest import harvest, harvest_global
 from search.tasks.classification import Classification
 from search.trace import ExitTrace
 

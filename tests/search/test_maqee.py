@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bundled_model import open_bundled
 
 from search.apq import AllocationProblem, Usage
 from search.cost import Ledger, Op
 from search.evaluation import GIGA, judge
-from search.maqee import Iterate, Maqee, MaqeeResult, MaqeeSettings, OuterProblem
+from search.maqee import Iterate, Maqee, MaqeeResult
+from search.maqee_settings import MaqeeSettings
+from search.outer import OuterProblem
 from search.policy import FULL_PRECISION, QUANTIZED_BITS, Policy
 from search.risk_terms import measure_risk
 from search.sensitivity import SensitivityMeter
@@ -22,8 +25,6 @@ from search.space import PolicySpace
 from search.tables import Sensitivity, SensitivityTables
 from search.tasks import resolve_task
 from search.trace import ExitTrace, Routing
-from studies.config import parse_config
-from studies.workload import open_evaluator
 
 BLOCKS = 3
 # How much each block's answer moves when its weights, or its activations, have few bits.
@@ -491,16 +492,8 @@ class TraceCache:
 
 def test_an_evaluator_is_a_laboratory():
     """The bundled model on 300 images: the loop keeps its promises there too."""
-    config = parse_config(
-        {
-            "name": "maqee",
-            "model": {"checkpoint": "bundled:fashion"},
-            "data": {"dataset": "fashion", "calibration_images": 64},
-        },
-        "test",
-    )
     cache = TraceCache()
-    evaluator = open_evaluator(config, cache=cache)
+    evaluator = open_bundled(64, cache=cache)
     evaluator.split = evaluator.split.head(300)
     space = PolicySpace.from_ledger(evaluator.ledger, "block")
     settings = MaqeeSettings(epsilons=(0.0, 0.05), max_iterations=2)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bundled_model import open_bundled
 from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax, softmax
 from torch import Tensor
@@ -28,8 +29,6 @@ from search.recover import (
 )
 from search.space import PolicySpace
 from search.train import ArrayData
-from studies.config import parse_config
-from studies.workload import open_evaluator
 
 EVEN = (1 / 6,) * 6
 # Three refreshes in three epochs of the few images, and short enough to be run many times.
@@ -38,15 +37,7 @@ SHORT = RecoverRecipe(steps=7, batch_size=4, refresh_every=3)
 
 @pytest.fixture(scope="module")
 def evaluator() -> Evaluator:
-    config = parse_config(
-        {
-            "name": "recover",
-            "model": {"checkpoint": "bundled:fashion"},
-            "data": {"dataset": "fashion", "calibration_images": 32},
-        },
-        "test",
-    )
-    found = open_evaluator(config)
+    found = open_bundled(32)
     return replace(found, split=found.split.head(200))
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from bundled_model import open_bundled
 from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
 
@@ -20,8 +21,6 @@ from search.quantize.ranges import resolve_quantizer, weight_codes
 from search.sensitivity import SensitivityMeter, check_additivity
 from search.space import PolicySpace
 from search.tables import Sensitivity, SensitivityTables
-from studies.config import parse_config
-from studies.workload import open_evaluator
 
 IMAGES = 16
 CALIBRATION = 64
@@ -61,15 +60,7 @@ class AllBut(DictCache):
 
 @pytest.fixture(scope="module")
 def evaluator() -> Evaluator:
-    config = parse_config(
-        {
-            "name": "sensitivity",
-            "model": {"checkpoint": "bundled:fashion"},
-            "data": {"dataset": "fashion", "calibration_images": CALIBRATION},
-        },
-        "test",
-    )
-    return open_evaluator(config)
+    return open_bundled(CALIBRATION)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+from bundled_model import open_bundled
 from torch import Tensor
 
 from search.evaluate import Evaluator, normalized_batches
@@ -21,8 +22,6 @@ from search.quantize.straight_through import (
     _TrainableProduct,
     fake_quantize,
 )
-from studies.config import parse_config
-from studies.workload import open_evaluator
 
 CALIBRATION = 32
 Bits = dict[str, tuple[int, int]]
@@ -31,15 +30,7 @@ NewTwin = Callable[..., StraightThrough]
 
 @pytest.fixture(scope="module")
 def evaluator() -> Evaluator:
-    config = parse_config(
-        {
-            "name": "straight-through",
-            "model": {"checkpoint": "bundled:fashion"},
-            "data": {"dataset": "fashion", "calibration_images": CALIBRATION},
-        },
-        "test",
-    )
-    return open_evaluator(config)
+    return open_bundled(CALIBRATION)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,17 @@
+"""The bundled model's evaluator, as a study with few calibration images opens it."""
+
+from __future__ import annotations
+
+from search.evaluate import Evaluator, TraceCache
+from studies.config import parse_config
+from studies.workload import open_evaluator
+
+
+def open_bundled(calibration_images: int, cache: TraceCache | None = None) -> Evaluator:
+    """The evaluator of ``bundled:fashion`` on the search split."""
+    fields = {
+        "name": "bundled",
+        "model": {"checkpoint": "bundled:fashion"},
+        "data": {"dataset": "fashion", "calibration_images": calibration_images},
+    }
+    return open_evaluator(parse_config(fields, "test"), cache=cache)
