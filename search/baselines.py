@@ -65,7 +65,7 @@ class BaselineSet:
     def __iter__(self) -> Iterator[Baseline]:
         """Evaluate them one by one, each trace once."""
         for name, policy in self.named_bits():
-            yield Baseline(name, (self._judge(self.outer.at_full_depth(policy)),))
+            yield Baseline(name, (self._judge(policy.at_full_depth()),))
             yield Baseline(name + EXITS, self.with_exits(policy))
 
     def sources(self) -> list[str]:

@@ -86,13 +86,13 @@ class OuterProblem:
         """The cheapest thresholds whose risk is at most ``epsilon``.
 
         Returns:
-            the policy with those thresholds and True, or at full depth and False where no
-            thresholds meet the bound.
+            the policy with those thresholds and True, or as deep as the space allows and False
+            where no thresholds meet the bound.
         """
         found = self.harvest(policy)
         index = found.cheapest_within(self.risk(found), epsilon)
         if index is None:
-            return self.at_full_depth(policy), False
+            return self.deepest(policy), False
         return policy.with_thresholds(found.thresholds[index]), True
 
     def under(self, policy: Policy, budget: float) -> tuple[Policy, float] | None:
@@ -104,8 +104,8 @@ class OuterProblem:
             return None
         return policy.with_thresholds(found.thresholds[index]), float(risk[index])
 
-    def at_full_depth(self, policy: Policy) -> Policy:
-        """The policy with every threshold at its highest."""
+    def deepest(self, policy: Policy) -> Policy:
+        """The policy with every threshold at the space's highest."""
         exits = len(policy.thresholds)
         return policy.with_thresholds([self.space.threshold_high] * (exits - 1) + [0.0])
 

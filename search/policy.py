@@ -98,6 +98,10 @@ class Policy:
         """The same bits under other thresholds."""
         return replace(self, thresholds=tuple(float(value) for value in thresholds))
 
+    def at_full_depth(self) -> Policy:
+        """The same bits under thresholds that only a confidence of 1 reaches."""
+        return self.with_thresholds([1.0] * (len(self.thresholds) - 1) + [0.0])
+
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Policy:
         """Build a policy from plain values, checking every one.

@@ -34,6 +34,7 @@ class Workbench:
         outer: thresholds for given bits.
         meter: measures sensitivities.
         tables: measured ones.
+        recovery: how its model is recovered, where training images were named.
     """
 
     record: StudyRecord
@@ -41,6 +42,7 @@ class Workbench:
     outer: OuterProblem
     meter: SensitivityMeter
     tables: SensitivityTables
+    recovery: Recovery | None = None
 
     def additivity(self) -> Additivity:
         """How well the tables' sum ranks random policies of the study's space."""
@@ -48,29 +50,39 @@ class Workbench:
         problem = AllocationProblem(self.outer.space, ledger, self.tables, Usage.full_depth(ledger))
         return check_additivity(self.meter, problem)
 
-    def recovery(self, folder: Path, recipe: RecoverRecipe) -> Recovery:
-        """Recovery on the training images in ``folder``."""
-        dataset = self.record.config.data.dataset
-        data = open_training_data(dataset, folder, self.evaluator.card.input)
-        return Recovery(self.evaluator, data, recipe)
-
 
 def open_workbench(
-    record: StudyRecord, cache: Path, settings: MaqeeSettings, console: Console
+    record: StudyRecord,
+    cache: Path,
+    settings: MaqeeSettings,
+    console: Console,
+    training: tuple[Path, RecoverRecipe] | None = None,
 ) -> Workbench:
     """Open a study's model and measure its tables, with progress.
+
+    Args:
+        record: of the study.
+        cache: folder of traces and tables.
+        settings: hyperparameters of thresholds and allocation.
+        console: where progress goes.
+        training: folder of the training images, and how recovery trains on them.
 
     Raises:
         BadInput: when the model or the images are not those of the study.
     """
     evaluator = open_study_evaluator(record, DiskTraceCache(cache))
+    recovery = None
+    if training is not None:  # before anything costly: a wrong folder is told at once
+        folder, recipe = training
+        data = open_training_data(record.config.data.dataset, folder, evaluator.card.input)
+        recovery = Recovery(evaluator, data, recipe)
     granularity = record.config.space.granularity
     meter = SensitivityMeter(evaluator, granularity, DiskTableCache(cache))
     with bar(console) as shown:
         task = shown.add_task("measuring sensitivity tables", total=None)
         tables = meter.tables(lambda done, of: shown.update(task, completed=done, total=of))
     outer = OuterProblem(evaluator, record.space, settings)
-    return Workbench(record, evaluator, outer, meter, tables)
+    return Workbench(record, evaluator, outer, meter, tables, recovery)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class Recovery:
             on_step: receives progress.
 
         Raises:
-            BadInput: when there is another checkpoint at ``weights``.
+            BadInput: when there is another checkpoint at ``weights``, or weights without a card.
         """
         check_suffix(weights)
         key = self.key(policy, exit_rates)
@@ -59,6 +59,11 @@ class Recovery:
             model, card = load_checkpoint(weights)
             if card.training.get("recovery") != key:
                 raise BadInput(f"{str(weights)!r} is another model's checkpoint: name another file")
+        elif weights.exists():
+            raise BadInput(
+                f"{str(weights)!r} exists and has no card beside it, so that nobody can say what "
+                "it is: name another file, or delete it"
+            )
         else:
             model = recover(
                 self.original, policy, exit_rates, self.data, self.recipe,

@@ -36,7 +36,7 @@ from studies.config import parse_config
 from studies.database import PATIENCE_S, Database
 from studies.records import Claim, Progress, Recorded, StudyRecord
 from studies.rows import evaluation_row, new_study_row, params_value
-from studies.samplers import make_sampler
+from studies.samplers import SAMPLERS, make_sampler
 from studies.schema import evaluations, now_seconds, studies, trials
 from studies.storage import StoreStorage
 
@@ -143,12 +143,24 @@ class StudyStore:
         return True
 
     def raise_budget(self, name: str, budget: int) -> StudyRecord:
-        """Let the study go on to ``budget`` trials if that is more than it has."""
+        """Let the study go on to ``budget`` trials of its own if that is more than it has.
+
+        Contributed trials come on top: they took nothing from the search.
+        """
+        contributed = (
+            select(func.count(trials.c.id))
+            .where(
+                trials.c.study_id == studies.c.id,
+                trials.c.state == TrialState.COMPLETE.value,
+                trials.c.source.not_in(["anchor", *SAMPLERS]),
+            )
+            .scalar_subquery()
+        )
         self.database.write(
             lambda connection: connection.execute(
                 update(studies)
-                .where(studies.c.name == name, studies.c.budget < budget)
-                .values(budget=budget, revision=studies.c.revision + 1)
+                .where(studies.c.name == name, studies.c.budget < budget + contributed)
+                .values(budget=budget + contributed, revision=studies.c.revision + 1)
             )
         )
         return self.get(name)

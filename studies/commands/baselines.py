@@ -19,7 +19,7 @@ from studies.commands.method_options import (
     check_data,
     method_rows,
     print_table,
-    read_recipe,
+    read_training,
 )
 from studies.fronts import FrontSummary
 from studies.store import StudyStore
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from studies.contributions import Contribution, contribute
     from studies.methods import bar, open_workbench, recovery_bar
 
-    bench = open_workbench(record, args.cache, settings, console)
+    bench = open_workbench(record, args.cache, settings, console, read_training(args))
     additivity = bench.additivity()
     methods = BaselineSet(bench.outer, bench.tables)
     names = methods.sources()
@@ -62,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
             )
             shown.advance(task)
     sources = list(dict.fromkeys(names))
-    if args.data is not None:
-        recovery = bench.recovery(args.data, read_recipe(args))
+    if (recovery := bench.recovery) is not None:
         for name, policy, rates in trained_baselines(bench.outer.space):
             file = args.models / f"{recovery.key(policy, rates)[:16]}.safetensors"
             with recovery_bar(console, name) as on_step:

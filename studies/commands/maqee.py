@@ -22,7 +22,7 @@ from studies.commands.method_options import (
     add_study,
     check_data,
     print_table,
-    read_recipe,
+    read_training,
 )
 from studies.store import StudyStore
 
@@ -88,14 +88,13 @@ def run(args: argparse.Namespace) -> int:
 
     from studies.methods import open_workbench
 
-    bench = open_workbench(record, args.cache, settings, console)
-    recovery = bench.recovery(args.data, read_recipe(args)) if args.data is not None else None
+    bench = open_workbench(record, args.cache, settings, console, read_training(args))
     rows: list[dict[str, Any]] = []
     for budget in sorted(args.budgets):
         result, row = _search(store, bench, budget, console)
         rows.append(row)
-        if recovery is not None:
-            rows.append(_recover(store, bench, recovery, result, args.models, console))
+        if bench.recovery is not None:
+            rows.append(_recover(store, bench, bench.recovery, result, args.models, console))
     if args.json:
         print(json.dumps({"study": args.study, "policies": rows}, indent=2, allow_nan=False))
         return 0

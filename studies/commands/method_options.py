@@ -78,6 +78,11 @@ def read_recipe(args: argparse.Namespace) -> RecoverRecipe:
     return RecoverRecipe(**given, compile=args.compile)
 
 
+def read_training(args: argparse.Namespace) -> tuple[Path, RecoverRecipe] | None:
+    """The training images' folder and the recipe, where recovery is asked for."""
+    return None if args.data is None else (args.data, read_recipe(args))
+
+
 def check_data(args: argparse.Namespace) -> None:
     """Raise ``BadInput`` unless ``--data``, where it is given, is a folder."""
     if args.data is not None and not args.data.is_dir():

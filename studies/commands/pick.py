@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rule.add_argument("--knee", action="store_true", help="the knee of the front")
     rule.add_argument("--digest", metavar="PREFIX", help="the policy with this digest")
     parser.add_argument(
+        "--model",
+        metavar="PREFIX",
+        help="with --digest: the recovered model's digest, or 'own' for the study's own model",
+    )
+    parser.add_argument(
         "-o",
         "--output",
         type=Path,
@@ -97,8 +102,10 @@ def _choose(args: argparse.Namespace, summary: FrontSummary) -> Recorded:
         value = getattr(args, option)
         if value is not None and value > 1:
             raise BadInput(f"--{option.replace('_', '-')} {value}: give a fraction in [0, 1]")
+    if args.model is not None and args.digest is None:
+        raise BadInput(f"--model {args.model}: it tells policies of one --digest apart")
     if args.digest is not None:
-        return _by_digest(args.digest, summary)
+        return _by_digest(args.digest, args.model, summary)
     if args.max_gbops is not None:
         index = best_under(points, args.max_gbops)
         want = f"costs at most {args.max_gbops} GBOPs: the cheapest costs {points[:, 1].min():.4f}"
@@ -114,9 +121,22 @@ def _choose(args: argparse.Namespace, summary: FrontSummary) -> Recorded:
     return summary.rows[index]
 
 
-def _by_digest(prefix: str, summary: FrontSummary) -> Recorded:
-    matching = {row.digest: row for row in summary.rows if row.digest.startswith(prefix)}
+def _by_digest(prefix: str, model: str | None, summary: FrontSummary) -> Recorded:
+    matching = {
+        (row.digest, row.model or "own"): row
+        for row in summary.rows
+        if row.digest.startswith(prefix) and (row.model or "own").startswith(model or "")
+    }
     if len(matching) == 1:
         return next(iter(matching.values()))
+    if len({digest for digest, _ in matching}) == 1:
+        models = ", ".join(sorted(name[:12] for _, name in matching))
+        raise NoPolicyFound(
+            f"policy {prefix!r} was measured with {len(matching)} models: choose by --model, one "
+            f"of {models}"
+        )
     found = f"{len(matching)} policies" if matching else "no policy"
-    raise NoPolicyFound(f"{found} with a digest that starts with {prefix!r}: see 'exitbits front'")
+    on = "" if model is None else f" on a model that starts with {model!r}"
+    raise NoPolicyFound(
+        f"{found} with a digest that starts with {prefix!r}{on}: see 'exitbits front'"
+    )

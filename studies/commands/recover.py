@@ -53,6 +53,11 @@ def run(args: argparse.Namespace) -> int:
             f"{bundle.study.model.checkpoint!r} is {evaluator.card.digest[:12]}: "
             "restore the checkpoint that the policy was searched for"
         )
+    if evaluator.data_digest != bundle.data_digest:
+        raise BadInput(
+            f"the images of data set {bundle.study.data.dataset!r} are not those that the policy "
+            "was measured on: restore them"
+        )
     data = open_training_data(bundle.study.data.dataset, args.data, evaluator.card.input)
     recovery = Recovery(evaluator, data, read_recipe(args))
     with recovery_bar(console, f"policy {policy.digest[:12]}") as on_step:

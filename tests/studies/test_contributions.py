@@ -295,6 +295,21 @@ def test_the_search_keeps_its_whole_budget(
     assert {row.trial for row in store.evaluations("small")} == {None, *range(18)}
 
 
+@pytest.mark.parametrize("finished", [0, BUDGET])
+def test_a_raised_budget_counts_the_searchs_own_trials_only(
+    store: StudyStore, finished: int
+) -> None:
+    for _ in range(finished):
+        claim = store.claim("small", "tester")
+        assert claim
+        store.record(claim, measure(claim.policy))
+    contribute(store, "small", [*baselines(store), recovered(store)])
+    assert store.raise_budget("small", BUDGET).config.budget.trials == BUDGET + 6
+    assert store.raise_budget("small", BUDGET + 3).config.budget.trials == BUDGET + 6 + 3
+    assert len(claim_all(store)) == BUDGET + 3 - finished
+    assert store.progress("small").done
+
+
 def test_a_trial_in_a_workers_hands_is_not_disturbed(store: StudyStore) -> None:
     claim = store.claim("small", "tester")
     assert claim

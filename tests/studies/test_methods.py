@@ -23,6 +23,7 @@ from search.models.checkpoint import load_checkpoint, save_checkpoint
 from search.policy import Policy
 from studies.checkpoints import checkpoint_path
 from studies.config import parse_config
+from studies.contributions import Contribution, contribute
 from studies.records import Recorded
 from studies.store import StudyStore
 
@@ -311,6 +312,13 @@ def test_again_with_training_images_only_the_recovered_one_is_new(
         (("maqee", "short", "--budgets", "0.3", "--epsilon", "nan"), 2, ("epsilon", "-1 to 12")),
         (("maqee", "none", "--budgets", "0.3"), 2, ("no study 'none'", "short")),
         (("maqee", "short", "--budgets", "0.3", "--data", "no"), 2, ("no folder 'no'", "--data")),
+        (
+            ("maqee", "short", "--budgets", "0.3", "--data", "empty"),
+            2,
+            ("'empty/train-images-idx3-ubyte' nor", "train-images-idx3-ubyte.gz"),
+        ),
+        (("baselines", "short", "--data", "empty"), 2, ("empty", "train-images-idx3-ubyte")),
+        (("baselines", "short", "--data", "empty", "--steps", "0"), 2, ("steps = 0", "1 to")),
         (("baselines", "short", "--alpha", "-1"), 2, ("alpha = -1.0", "0 to 10")),
         (("baselines", "none"), 2, ("no study 'none'", "short")),
         (("baselines", "short", "--data", "short.toml"), 2, ("no folder 'short.toml'", "--data")),
@@ -318,8 +326,10 @@ def test_again_with_training_images_only_the_recovered_one_is_new(
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )
 def test_what_cannot_be_done_is_refused_in_one_line(
-    store: StudyStore, run: Run, arguments: tuple[str, ...], code: int, words: tuple[str, ...]
-) -> None:
+    store: StudyStore, run: Run, folder: Path, arguments: tuple[str, ...], code: int,
+    words: tuple[str, ...],
+) -> None:  # fmt: skip
+    (folder / "empty").mkdir(exist_ok=True)
     before = store.evaluations("short")
     done = run(*arguments)
     assert done.returncode == code, done.stderr
@@ -423,6 +433,52 @@ def test_a_bundle_of_another_model_is_refused(
     assert own[:12] in done.stderr
     assert "Traceback" not in done.stderr
     assert list(folder.glob("other*")) == list(folder.glob(".other*")) == []
+
+
+def test_a_bundle_measured_on_other_images_is_refused(
+    run: Run, folder: Path, bundle: Path, training: Path
+) -> None:
+    edited = json.loads(bundle.read_text())
+    edited["data_digest"] = "0" * 64
+    (folder / "edited.json").write_text(json.dumps(edited))
+    done = run("recover", "edited.json", "--data", training, "-o", "other.safetensors")
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert "are not those that the policy was measured on" in done.stderr
+    assert list(folder.glob("other*")) == list(folder.glob(".other*")) == []
+
+
+def test_weights_without_a_card_are_not_replaced(
+    run: Run, folder: Path, bundle: Path, training: Path
+) -> None:
+    lone = folder / "lone.safetensors"
+    lone.write_bytes(b"someone's work")
+    done = run("recover", bundle, "--data", training, "--steps", "1", "-o", lone)
+    assert done.returncode == 2, done.stderr
+    assert "has no card" in done.stderr
+    assert lone.read_bytes() == b"someone's work"
+
+
+def test_a_policy_measured_with_two_models_is_told_apart(
+    store: StudyStore, run: Run, folder: Path, searched: dict[str, Any]
+) -> None:
+    (own,) = from_source(store, "MAQEE")
+    (evaluation,) = store.details([own])
+    contribute(
+        store, "short", [Contribution("twin", evaluation, "f" * 64, folder / "t.safetensors")]
+    )
+    done = run("pick", "short", "--digest", own.digest, "-o", "twin.json")
+    assert done.returncode == 3, done.stderr
+    assert "measured with 2 models" in done.stderr
+    for model, digest in (("own", store.get("short").model_digest), ("ffff", "f" * 64)):
+        done = run("pick", "short", "--digest", own.digest, "--model", model, "-o", f"{model}.json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads((folder / f"{model}.json").read_text())["model_digest"] == digest
+    done = run("pick", "short", "--digest", own.digest, "--model", "0", "-o", "twin.json")
+    assert (done.returncode, "starts with '0'" in done.stderr) == (3, True)
+    done = run("pick", "short", "--knee", "--model", "own", "-o", "twin.json")
+    assert (done.returncode, "--digest" in done.stderr) == (2, True)
+    assert not (folder / "twin.json").exists()
 
 
 def test_an_existing_bundle_is_not_replaced(
