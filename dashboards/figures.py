@@ -13,7 +13,12 @@ from search.front import knee
 from studies.fronts import FrontSummary
 from studies.records import Recorded
 
-_SYMBOLS = {"anchor": "square", "proposed": "circle", "method": "diamond"}
+_SYMBOLS = {
+    "anchor": "square",
+    "harvest": "triangle-up",
+    "proposed": "circle",
+    "method": "diamond",
+}
 
 
 def front_figure(summary: FrontSummary) -> go.Figure:
@@ -26,6 +31,7 @@ def front_figure(summary: FrontSummary) -> go.Figure:
     for name, chosen, symbol, color in (
         ("anchor, dominated", (kinds == "anchor") & ~on_front, "square-open", theme.ORANGE),
         ("proposed, dominated", (kinds == "proposed") & ~on_front, "circle-open", theme.GREY),
+        ("harvest, dominated", (kinds == "harvest") & ~on_front, "triangle-up-open", theme.SKY),
         ("method, dominated", (kinds == "method") & ~on_front, "diamond-open", theme.PURPLE),
     ):
         if not chosen.any():
@@ -50,7 +56,7 @@ def front_figure(summary: FrontSummary) -> go.Figure:
             "width": 2,
         },
         mode="lines+markers",
-        name="Pareto front ± se (squares: anchors, diamonds: methods)",
+        name="Pareto front ± se (squares: anchors, triangles: harvests, diamonds: methods)",
         line={"color": theme.BLUE, "width": 2, "shape": "hv"},
         marker={
             "color": theme.BLUE,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 # Okabe and Ito's palette, told apart under the common colour blindnesses.
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#8A8F98",
+BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8A8F98",
 )  # fmt: skip
 INK, PAPER, GRID = "#1C2430", "#FFFFFF", "#E4E7EC"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"

@@ -6,8 +6,8 @@ digests of everything else it depends on; on a hit, torch does not run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from search.policy import Policy
 from search.quantize.calibrate import calibrate
 from search.quantize.ranges import resolve_quantizer
 from search.quantize.reference import ReferenceEngine
+from search.racing import race_order
 from search.tasks import Task, resolve_task
 from search.trace import ExitTrace
 
@@ -128,6 +129,49 @@ class Evaluator:
             self.cache.store(key, trace)
         return trace
 
+    def growing_trace(self, policy: Policy, looks: Sequence[int]) -> Iterator[ExitTrace]:
+        """The trace of ever more images in :func:`race_order`, and at last :meth:`trace`.
+
+        Args:
+            policy: whose bits.
+            looks: ascending numbers of images after which a trace is given; rounded up to whole
+                batches.
+
+        Yields:
+            traces of the first images, in the order of the race, then the whole in the split's
+            order. Only the whole where it is known already.
+
+        Raises:
+            BadInput: when the policy does not fit the model.
+        """
+        bits = self.ledger.bits(policy)
+        key = self.trace_key(policy)
+        if self.cache is not None and (known := self.cache.load(key)) is not None:
+            yield known
+            return
+        order = race_order(len(self.split))
+        parts: list[ExitTrace] = []
+        wanted = list(looks)
+        batches = self._traces(self.engine.run, self.split.take(order))
+        while True:
+            self.engine.set_bits(bits)  # whoever looks may have used the engine meanwhile
+            part = next(batches, None)
+            if part is None:
+                break
+            parts.append(part)
+            seen = sum(len(one) for one in parts)
+            if wanted and wanted[0] <= seen < len(order):
+                wanted = [look for look in wanted if look > seen]
+                yield ExitTrace.joined(parts)
+        trace = ExitTrace.joined(parts).take(np.argsort(order))
+        if self.cache is not None:
+            self.cache.store(key, trace)
+        yield trace
+
+    def on_first(self, count: int) -> Evaluator:
+        """This evaluator on the first images of a race, which a trial that was given up saw."""
+        return replace(self, split=self.split.take(race_order(len(self.split))[:count]))
+
     def full_precision_trace(self) -> ExitTrace:
         """The trace of the model as it was trained, computed once."""
         return self._full_precision
@@ -143,22 +187,21 @@ class Evaluator:
         return judge(policy, self.trace(policy), self.ledger, self.task)
 
     def _run(self, outputs_of: Callable[[Tensor], Tensor]) -> ExitTrace:
-        confidences, statistics = [], []
+        return ExitTrace.joined(list(self._traces(outputs_of, self.split)))
+
+    def _traces(self, outputs_of: Callable[[Tensor], Tensor], split: Split) -> Iterator[ExitTrace]:
+        """The trace of every batch of a split, as it is computed."""
         done = 0
-        for images in normalized_batches(self.split, self.card.input, device=self.device):
+        for images in normalized_batches(split, self.card.input, device=self.device):
             outputs = outputs_of(images).float().cpu().numpy()
-            targets = self.split.targets[done : done + len(outputs)]
+            targets = split.targets[done : done + len(outputs)]
             done += len(outputs)
             exits = range(outputs.shape[1])
-            confidences.append(
-                np.stack([self.task.confidence(outputs[:, e]) for e in exits], axis=1)
+            yield ExitTrace(
+                np.stack([self.task.confidence(outputs[:, e]) for e in exits], axis=1),
+                np.stack([self.task.statistic(outputs[:, e], targets) for e in exits], axis=1),
+                self.ledger.exit_blocks,
             )
-            statistics.append(
-                np.stack([self.task.statistic(outputs[:, e], targets) for e in exits], axis=1)
-            )
-        return ExitTrace(
-            np.concatenate(confidences), np.concatenate(statistics), self.ledger.exit_blocks
-        )
 
 
 def measure_reference(evaluator: Evaluator) -> float:

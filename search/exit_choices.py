@@ -16,6 +16,8 @@ from search.risk_terms import check_alike
 from search.tasks import Task
 from search.trace import ExitTrace
 
+AT_ONCE = 32  # threshold vectors: their masks stay in the cache
+
 
 @dataclass(frozen=True)
 class Harvest:
@@ -104,22 +106,69 @@ class ExitChoices:
 
     def measure(self, thresholds: np.ndarray) -> Harvest:
         """Replay threshold vectors ``[K, E]`` as they are, in their order."""
-        exits = self.trace.replay_many(thresholds)
-        samples = np.arange(len(self.trace))
-        boundary = np.zeros(len(thresholds))
-        if self.reference is not None:
-            for e in range(thresholds.shape[1] - 1):
+        found = self.tally(thresholds)
+        return Harvest(thresholds, found.loss, found.rates @ self.path_bops, found.boundary)
+
+    def tally(self, thresholds: np.ndarray) -> Tally:
+        """What becomes of the samples under each of many threshold vectors ``[K, E]``."""
+        found = Tally.empty(len(thresholds), thresholds.shape[1])
+        for start in range(0, len(thresholds), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            self._tally(thresholds[part], found.loss[part], found.rates[part], found.boundary[part])
+        return found
+
+    def _tally(
+        self, thresholds: np.ndarray, loss: np.ndarray, rates: np.ndarray, boundary: np.ndarray
+    ) -> None:
+        samples, last = len(self.trace), thresholds.shape[1] - 1
+        remaining = np.ones((len(thresholds), samples), dtype=bool)
+        for e in range(last + 1):
+            stays = None
+            if e < last:
                 bound = thresholds[:, e, None]
-                flips = (self.trace.confidence[:, e] >= bound) != (
-                    self.reference.confidence[:, e] >= bound
-                )
-                boundary += (flips & (exits >= e)).mean(axis=1)
-        return Harvest(
-            thresholds,
-            self.loss[samples, exits].mean(axis=1),
-            self.path_bops[exits].mean(axis=1),
-            boundary,
+                stays = self._by_exit[0][e] < bound
+                if self._by_exit[1] is not None:
+                    flips = stays != (self._by_exit[1][e] < bound)
+                    boundary += np.count_nonzero(flips & remaining, axis=1) / samples
+            leaves = remaining if stays is None else remaining & ~stays
+            loss += leaves.astype(np.float64) @ self.loss[:, e] / samples
+            rates[:, e] = np.count_nonzero(leaves, axis=1) / samples
+            if stays is not None:
+                remaining &= stays
+
+    @cached_property
+    def _by_exit(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Confidences of trace and reference, ``[E, N]`` so that each exit's lie together.
+
+        In float64, as replay compares them.
+        """
+        reference = self.reference
+        return (
+            np.ascontiguousarray(self.trace.confidence.T, dtype=np.float64),
+            None
+            if reference is None
+            else np.ascontiguousarray(reference.confidence.T, dtype=np.float64),
         )
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What becomes of all samples under ``K`` threshold vectors.
+
+    Attributes:
+        loss: mean loss, ``[K]``.
+        rates: fraction of samples that leave by each exit, ``[K, E]``.
+        boundary: boundary risk (flips a sample), ``[K]``; zeros without a reference trace.
+    """
+
+    loss: np.ndarray
+    rates: np.ndarray
+    boundary: np.ndarray
+
+    @classmethod
+    def empty(cls, vectors: int, exits: int) -> Tally:
+        """Nothing counted yet."""
+        return cls(np.zeros(vectors), np.zeros((vectors, exits)), np.zeros(vectors))
 
 
 @dataclass(frozen=True)

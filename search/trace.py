@@ -81,6 +81,19 @@ class ExitTrace:
     def __len__(self) -> int:
         return len(self.confidence)
 
+    @classmethod
+    def joined(cls, parts: Sequence[ExitTrace]) -> ExitTrace:
+        """One trace of all samples of ``parts``, in their order."""
+        return cls(
+            np.concatenate([part.confidence for part in parts]),
+            np.concatenate([part.statistic for part in parts]),
+            parts[0].exit_blocks,
+        )
+
+    def take(self, samples: np.ndarray) -> ExitTrace:
+        """The trace of the samples with these indices, in this order."""
+        return ExitTrace(self.confidence[samples], self.statistic[samples], self.exit_blocks)
+
     def replay(self, thresholds: Sequence[float]) -> Routing:
         """Route every sample to the first exit whose confidence is at least its threshold.
 

@@ -186,6 +186,7 @@ class Claims:
         lease: Lease,
         values: Sequence[float],
         rows: Sequence[Mapping[str, Any]],
+        attributes: Mapping[str, Any],
         patience_s: float,
     ) -> None:
         """Record a result: the trial's end and its evaluations, in one transaction.
@@ -194,12 +195,18 @@ class Claims:
             lease: as claimed.
             values: one per objective.
             rows: columns of ``evaluations`` but those that the lease knows.
+            attributes: the trial's user attributes, where there are any.
             patience_s: how long to wait for a database that is away.
 
         Raises:
             LeaseLost: when another worker has the trial or has recorded it.
         """
-        ended = {"state": TrialState.COMPLETE.value, "trial_values": list(values)}
+        ended: dict[str, Any] = {
+            "state": TrialState.COMPLETE.value,
+            "trial_values": list(values),
+        }
+        if attributes:
+            ended["user_attrs"] = dict(attributes)
         self._end(lease, ended, rows, patience_s)
 
     def fail(self, lease: Lease, reason: str, patience_s: float) -> None:

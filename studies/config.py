@@ -113,6 +113,23 @@ class AnchorSection(_Section):
     thresholds: tuple[Threshold, ...] = (0.7, 0.9, 1.0)
 
 
+def _check_confidence(value: float) -> float:
+    if value and not 0.5 <= value < 1:
+        raise ValueError(f"{value} must be 0 (no racing), or from 0.5 to below 1")
+    return value
+
+
+class TrialSection(_Section):
+    """What a trial does beside evaluating its own policy.
+
+    ``harvest`` is how many policies with other thresholds it may record; ``racing`` the confidence
+    with which a pass that cannot add to the front is given up, 0 for never.
+    """
+
+    harvest: StrictInt = Field(default=32, ge=0, le=1000)
+    racing: Annotated[float, Field(allow_inf_nan=False), AfterValidator(_check_confidence)] = 0.99
+
+
 class BudgetSection(_Section):
     """When the study is done."""
 
@@ -133,6 +150,7 @@ class StudyConfig(_Section):
     quantizer: QuantizerSection = QuantizerSection()
     sampler: SamplerSection = SamplerSection()
     anchors: AnchorSection = AnchorSection()
+    trial: TrialSection = TrialSection()
     budget: BudgetSection = BudgetSection()
 
     @model_validator(mode="after")

@@ -13,6 +13,9 @@ from studies.claims import Lease
 from studies.config import StudyConfig, parse_config
 from studies.samplers import SAMPLERS
 
+ANCHOR = "anchor"
+HARVEST = "harvest"
+
 
 @dataclass(frozen=True)
 class StudyRecord:
@@ -113,10 +116,13 @@ class Recorded:
         return self.source if self.trial is None else f"trial {self.trial}, {self.source}"
 
     @property
-    def kind(self) -> Literal["anchor", "proposed", "method"]:
-        """Whether it was queued at the start, a sampler proposed it, or a method gave it."""
-        if self.source == "anchor":
+    def kind(self) -> Literal["anchor", "harvest", "proposed", "method"]:
+        """Whether it was queued at the start, harvested from a trial's trace, proposed by a
+        sampler, or given by a method."""
+        if self.source == ANCHOR:
             return "anchor"
+        if self.source == HARVEST:
+            return "harvest"
         return "proposed" if self.source in SAMPLERS else "method"
 
     @cached_property

@@ -7,9 +7,10 @@ once: see :mod:`studies.claims`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -34,7 +35,7 @@ from search.evaluation import Evaluation
 from studies.claims import Claims
 from studies.config import parse_config
 from studies.database import PATIENCE_S, Database
-from studies.records import Claim, Progress, Recorded, StudyRecord
+from studies.records import ANCHOR, Claim, Progress, Recorded, StudyRecord
 from studies.rows import evaluation_row, new_study_row, params_value
 from studies.samplers import SAMPLERS, make_sampler
 from studies.schema import evaluations, now_seconds, studies, trials
@@ -128,7 +129,7 @@ class StudyStore:
                     "intermediate": {},
                     "user_attrs": {},
                     "system_attrs": {"fixed_params": space.encode(policy)},
-                    "source": "anchor",
+                    "source": ANCHOR,
                     "revision": 1,
                 }
                 for number, policy in enumerate(anchors)
@@ -152,7 +153,7 @@ class StudyStore:
             .where(
                 trials.c.study_id == studies.c.id,
                 trials.c.state == TrialState.COMPLETE.value,
-                trials.c.source.not_in(["anchor", *SAMPLERS]),
+                trials.c.source.not_in([ANCHOR, *SAMPLERS]),
             )
             .scalar_subquery()
         )
@@ -263,6 +264,7 @@ class StudyStore:
         claim: Claim,
         evaluation: Evaluation,
         *more: tuple[str, Evaluation],
+        attributes: Mapping[str, Any] | None = None,
         patience_s: float = PATIENCE_S,
     ) -> None:
         """Record a result and end its trial, in one transaction.
@@ -271,6 +273,7 @@ class StudyStore:
             claim: as handed out.
             evaluation: of the claimed policy.
             more: further evaluations that the same pass gave, each with its source.
+            attributes: kept with the trial.
             patience_s: how long to wait for a database that is away.
 
         Raises:
@@ -280,7 +283,7 @@ class StudyStore:
         found = [(claim.source, evaluation), *more]
         rows = [evaluation_row(source, one) for source, one in found]
         values = (evaluation.value, evaluation.gbops)
-        self.claims.record(claim.lease, values, rows, patience_s)
+        self.claims.record(claim.lease, values, rows, attributes or {}, patience_s)
 
     def fail(self, claim: Claim, reason: str, patience_s: float = PATIENCE_S) -> None:
         """End a trial whose evaluation raised an error; it counts against the budget."""

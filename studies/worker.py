@@ -20,11 +20,12 @@ from studies.cache import DiskTraceCache
 from studies.claims import LeaseLost
 from studies.database import StoreUnavailable
 from studies.fleet import Registration
-from studies.records import Claim
+from studies.known_front import KnownFront
+from studies.records import HARVEST, Claim
 from studies.store import StudyStore
 
 if TYPE_CHECKING:
-    from search.evaluate import Evaluator
+    from studies.measuring import Measurer
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Worker:
     stream: str | None = None
     device: str = "cpu"
     stopping: bool = False
-    _evaluators: OrderedDict[str, Evaluator] = field(default_factory=OrderedDict)
+    _measurers: OrderedDict[str, Measurer] = field(default_factory=OrderedDict)
     _refused: set[str] = field(default_factory=set)
 
     def stop(self) -> None:
@@ -97,7 +98,7 @@ class Worker:
             if name in self._refused:
                 continue
             try:
-                self._evaluator(name)  # before the claim: a model that cannot be used costs none
+                self._measurer(name)  # before the claim: a model that cannot be used costs none
             except BadInput as error:
                 if self.study:
                     raise
@@ -123,7 +124,7 @@ class Worker:
     def _compute(self, claim: Claim) -> Callable[[], None]:
         """Evaluate, and return how to record what came of it, however long the store is away."""
         try:
-            evaluation = self._evaluator(claim.study).evaluate(claim.policy)
+            found = self._measurer(claim.study).measure(claim.policy)
         except (OSError, ExitbitsError) as error:
             # The data or the disk, not the policy: others may fare better with the trial.
             self.store.claims.give_back(claim.lease)
@@ -132,19 +133,29 @@ class Worker:
             # One policy's failure is that trial's result, not the end of the search.
             reason = f"{type(error).__name__}: {error}"
             return lambda: self.store.fail(claim, reason, patience_s=DAY_S)
-        return lambda: self.store.record(claim, evaluation, patience_s=DAY_S)
+        more = [(HARVEST, one) for one in found.harvested]
+        return lambda: self.store.record(
+            claim, found.evaluation, *more, attributes=found.attributes, patience_s=DAY_S
+        )
 
-    def _evaluator(self, name: str) -> Evaluator:
-        if name in self._evaluators:
-            self._evaluators.move_to_end(name)
-            return self._evaluators[name]
+    def _measurer(self, name: str) -> Measurer:
+        if name in self._measurers:
+            self._measurers.move_to_end(name)
+            return self._measurers[name]
+        from studies.measuring import Measurer
         from studies.workload import open_study_evaluator
 
-        evaluator = open_study_evaluator(self.store.get(name), self.cache, self.device)
-        self._evaluators[name] = evaluator
-        while len(self._evaluators) > KEPT_MODELS:
-            self._evaluators.popitem(last=False)
-        return evaluator
+        record = self.store.get(name)
+        measurer = Measurer(
+            open_study_evaluator(record, self.cache, self.device),
+            record.space,
+            record.config.trial,
+            KnownFront(self.store, name),
+        )
+        self._measurers[name] = measurer
+        while len(self._measurers) > KEPT_MODELS:
+            self._measurers.popitem(last=False)
+        return measurer
 
 
 def refuse_unknown_device(device: str) -> None:

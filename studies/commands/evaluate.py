@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
             f"the images of data set {config.data.dataset!r} are not those that the policy was "
             "measured on: restore them, or measure on another --split"
         )
+    if args.split == bundle.split and recorded.samples < len(evaluator.split):
+        evaluator = evaluator.on_first(recorded.samples)  # its pass was given up there
     measured = evaluator.evaluate(policy)
     reproduced = same_figures(measured, recorded) if args.split == bundle.split else None
     if args.json:

@@ -315,7 +315,7 @@ def test_again_with_training_images_only_the_recovered_one_is_new(
         (
             ("maqee", "short", "--budgets", "0.3", "--data", "empty"),
             2,
-            ("'empty/train-images-idx3-ubyte' nor", "train-images-idx3-ubyte.gz"),
+            ("no train-images-idx3-ubyte[.gz] in 'empty'", "four published"),
         ),
         (("baselines", "short", "--data", "empty"), 2, ("empty", "train-images-idx3-ubyte")),
         (("baselines", "short", "--data", "empty", "--steps", "0"), 2, ("steps = 0", "1 to")),

@@ -1,0 +1,49 @@
+"""A study's front as one worker knows it: its own results and everyone else's."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from search.front import as_points, front_indices
+from studies.database import StoreUnavailable
+from studies.store import StudyStore
+
+log = logging.getLogger(__name__)
+
+
+class KnownFront:
+    """The non-dominated evaluations of a study's own model, read from the store as they come.
+
+    Args:
+        store: where they are recorded.
+        name: of the study.
+    """
+
+    def __init__(self, store: StudyStore, name: str) -> None:
+        self._store, self._name = store, name
+        self._revision = 0
+        self.points = np.empty((0, 2))
+        """Metric and GBOPs, ``[K, 2]``, by ascending cost."""
+
+    def learn(self) -> None:
+        """Read what is new; while the store is away, go on with what is known."""
+        try:
+            rows = self._store.evaluations(self._name, since=self._revision)
+        except StoreUnavailable as error:
+            log.warning("%s", error)
+            return
+        if not rows:
+            return
+        self._revision = rows[-1].revision
+        own = [row for row in rows if row.model is None]
+        new = as_points([row.value for row in own], [row.gbops for row in own])
+        points = np.concatenate([self.points, new])
+        self.points = points[front_indices(points)]
+
+    def beyond(self, points: np.ndarray) -> np.ndarray:
+        """Which of ``points`` ``[N, 2]`` would add to the front, bool ``[N]``."""
+        better = self.points[None, :, 0] >= points[:, None, 0]
+        cheaper = self.points[None, :, 1] <= points[:, None, 1]
+        return np.asarray(~(better & cheaper).any(axis=1))
