@@ -73,17 +73,32 @@ class SensitivityMeter:
         Args:
             on_row: receives how many rows are there, and of how many.
         """
-        weights, activations = self.evaluator.ledger.groups(self.granularity)
-        wanted: list[tuple[Side, str]] = [
-            *(("weights", name) for name in weights),
-            *(("activations", name) for name in activations),
-        ]
+        wanted = self._wanted()
         found: dict[Side, dict[str, Sensitivity]] = {"weights": {}, "activations": {}}
         for done, (side, name) in enumerate(wanted):
             on_row(done, len(wanted))
             found[side][name] = self._row(side, name)
         on_row(len(wanted), len(wanted))
         return SensitivityTables(found["weights"], found["activations"])
+
+    def known(self) -> SensitivityTables | None:
+        """The tables where every row of them is in the cache, without measuring any."""
+        if self.cache is None:
+            return None
+        found: dict[Side, dict[str, Sensitivity]] = {"weights": {}, "activations": {}}
+        for side, name in self._wanted():
+            row = self.cache.load(self._key(side, name))
+            if row is None:
+                return None
+            found[side][name] = row
+        return SensitivityTables(found["weights"], found["activations"])
+
+    def _wanted(self) -> list[tuple[Side, str]]:
+        weights, activations = self.evaluator.ledger.groups(self.granularity)
+        return [
+            *(("weights", name) for name in weights),
+            *(("activations", name) for name in activations),
+        ]
 
     def joint(self, policy: Policy) -> Sensitivity:
         """Noise of the last block's output and drift with all of a policy's bits at once.
@@ -99,9 +114,10 @@ class SensitivityMeter:
         noise, drift = self._compare([bits], ledger.exit_blocks[-1])
         return Sensitivity(ledger.exit_blocks[-1], (0,), noise, drift)
 
-    def _row(self, side: Side, group: str) -> Sensitivity:
+    def _key(self, side: Side, group: str) -> str:
+        """Digest of everything that a row depends on."""
         engine = ReferenceEngine
-        key = digest_of(
+        return digest_of(
             {
                 "what": "sensitivity",
                 "version": VERSION,
@@ -117,6 +133,9 @@ class SensitivityMeter:
                 "device": torch.device(self.evaluator.device).type,
             }
         )
+
+    def _row(self, side: Side, group: str) -> Sensitivity:
+        key = self._key(side, group)
         if self.cache is not None and (known := self.cache.load(key)) is not None:
             return known
         ops = [

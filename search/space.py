@@ -109,6 +109,14 @@ class PolicySpace:
         """The policy that :meth:`encode` gave ``values`` for."""
         return self.propose(_Recorded(values))
 
+    def contains(self, policy: Policy) -> bool:
+        """Whether ``policy`` is in this space."""
+        try:
+            self.check(policy)
+        except BadInput:
+            return False
+        return True
+
     def check(self, policy: Policy) -> None:
         """Raise ``BadInput`` unless ``policy`` is in this space."""
         shape = (

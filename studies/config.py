@@ -102,7 +102,7 @@ class QuantizerSection(_Section):
 class SamplerSection(_Section):
     """Who proposes policies after the anchors."""
 
-    name: Annotated[str, _one_of(SAMPLERS)] = "tpe"
+    name: Annotated[str, _one_of(SAMPLERS)] = "apq"
     seed: StrictInt = 0
 
 

@@ -17,9 +17,7 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 from sqlalchemy import Connection, insert, select, update
 
 from search.digest import canonical_json
-from search.errors import BadInput
 from search.evaluation import Evaluation
-from search.policy import Policy
 from search.space import PolicySpace
 from studies.rows import evaluation_row, trial_row
 from studies.schema import evaluations, studies, trials
@@ -81,7 +79,7 @@ def contribute(store: StudyStore, name: str, found: Sequence[Contribution]) -> i
                 fresh.append((one, row))
         groups: dict[str, list[tuple[Contribution, dict[str, Any]]]] = {}
         for one, row in fresh:
-            own = one.model is None and _is_legal(space, one.evaluation.policy)
+            own = one.model is None and space.contains(one.evaluation.policy)
             bits = canonical_json(one.evaluation.policy.bits_as_dict()) if own else ""
             groups.setdefault(f"{one.source} {bits}" if own else "", []).append((one, row))
         alone = groups.pop("", [])
@@ -116,14 +114,6 @@ def _row(one: Contribution) -> dict[str, Any]:
     checkpoint = None if one.checkpoint is None else str(one.checkpoint.absolute())
     row = evaluation_row(one.source, one.evaluation)
     return {**row, "model": one.model, "checkpoint": checkpoint}
-
-
-def _is_legal(space: PolicySpace, policy: Policy) -> bool:
-    try:
-        space.check(policy)
-    except BadInput:
-        return False
-    return True
 
 
 def _finished(space: PolicySpace, one: Contribution) -> dict[str, Any]:

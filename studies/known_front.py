@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from search.front import as_points, front_indices
 from studies.database import StoreUnavailable
-from studies.store import StudyStore
+from studies.records import Recorded
+
+if TYPE_CHECKING:
+    from studies.store import StudyStore
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,10 @@ class KnownFront:
         self._revision = 0
         self.points = np.empty((0, 2))
         """Metric and GBOPs, ``[K, 2]``, by ascending cost."""
+        self.rows: list[Recorded] = []
+        """The evaluations of the front, likewise."""
+        self.best_by_bits: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
+        """The best metric recorded of every set of weight and activation bits."""
 
     def learn(self) -> None:
         """Read what is new; while the store is away, go on with what is known."""
@@ -38,9 +46,13 @@ class KnownFront:
             return
         self._revision = rows[-1].revision
         own = [row for row in rows if row.model is None]
-        new = as_points([row.value for row in own], [row.gbops for row in own])
-        points = np.concatenate([self.points, new])
-        self.points = points[front_indices(points)]
+        for row in own:
+            bits = (row.policy.weight_bits, row.policy.activation_bits)
+            self.best_by_bits[bits] = max(row.value, self.best_by_bits.get(bits, 0.0))
+        known = [*self.rows, *own]
+        points = as_points([row.value for row in known], [row.gbops for row in known])
+        front = front_indices(points)
+        self.points, self.rows = points[front], [known[index] for index in front]
 
     def beyond(self, points: np.ndarray) -> np.ndarray:
         """Which of ``points`` ``[N, 2]`` would add to the front, bool ``[N]``."""

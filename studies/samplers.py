@@ -10,25 +10,36 @@ from search.registry import resolve
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+    from studies.apq_sampler import Knowledge
+
 SAMPLERS: dict[str, str] = {
+    "apq": "studies.samplers:apq",
     "tpe": "studies.samplers:multivariate_tpe",
     "nsga2": "studies.samplers:nsga2",
     "random": "studies.samplers:uniform_random",
 }
 
 
-def make_sampler(name: str, seed: int) -> BaseSampler:
+def make_sampler(name: str, seed: int, knowledge: Knowledge | None = None) -> BaseSampler:
     """Build the sampler called ``name``.
 
     Args:
         name: a key of :data:`SAMPLERS`.
         seed: of this process's stream; give every worker another one.
+        knowledge: of the study, for samplers that use it.
     """
-    sampler: BaseSampler = resolve("sampler", name, SAMPLERS)(seed)
+    sampler: BaseSampler = resolve("sampler", name, SAMPLERS)(seed, knowledge)
     return sampler
 
 
-def multivariate_tpe(seed: int) -> BaseSampler:
+def apq(seed: int, knowledge: Knowledge | None) -> BaseSampler:
+    """Children of the front, ranked by usage-weighted damage and expected hypervolume gain."""
+    from studies.apq_sampler import ApqSampler
+
+    return ApqSampler(seed, knowledge)
+
+
+def multivariate_tpe(seed: int, _: Knowledge | None = None) -> BaseSampler:
     """Multivariate tree-structured Parzen estimator, with constant liar for parallel workers."""
     from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import TPESampler
@@ -38,14 +49,14 @@ def multivariate_tpe(seed: int) -> BaseSampler:
         return TPESampler(multivariate=True, constant_liar=True, seed=seed)
 
 
-def nsga2(seed: int) -> BaseSampler:
+def nsga2(seed: int, _: Knowledge | None = None) -> BaseSampler:
     """NSGA-II, for long runs."""
     from optuna.samplers import NSGAIISampler
 
     return NSGAIISampler(seed=seed)
 
 
-def uniform_random(seed: int) -> BaseSampler:
+def uniform_random(seed: int, _: Knowledge | None = None) -> BaseSampler:
     """Independent uniform draws: the floor that every other sampler must beat."""
     from optuna.samplers import RandomSampler
 

@@ -32,9 +32,12 @@ from sqlalchemy.exc import IntegrityError
 from search.digest import digest_of
 from search.errors import BadInput
 from search.evaluation import Evaluation
+from search.policy import Policy
+from search.tables import SensitivityTables
 from studies.claims import Claims
 from studies.config import parse_config
 from studies.database import PATIENCE_S, Database
+from studies.knowledge import StudyKnowledge
 from studies.records import ANCHOR, Claim, Progress, Recorded, StudyRecord
 from studies.rows import evaluation_row, new_study_row, params_value
 from studies.samplers import SAMPLERS, make_sampler
@@ -58,6 +61,8 @@ class StudyStore:
         self.database = Database(address, create=create)
         self.storage = StoreStorage(self.database)
         self.claims = Claims(self.database) if lease_s is None else Claims(self.database, lease_s)
+        self.tables: dict[str, SensitivityTables] = {}
+        """Sensitivities by study, where this process has them; samplers may use them."""
         self._known: dict[str, tuple[int, StudyRecord, optuna.Study]] = {}
 
     # Studies
@@ -341,6 +346,23 @@ class StudyStore:
         with self.database.read() as connection:
             return [Recorded(*row) for row in connection.execute(statement)]
 
+    def pending(self, name: str) -> list[Policy]:
+        """Policies that have been proposed and are in workers' hands."""
+        space = self.get(name).space
+        statement = (
+            select(trials.c.params)
+            .select_from(trials.join(studies))
+            .where(studies.c.name == name, trials.c.state == TrialState.RUNNING.value)
+        )
+        with self.database.read() as connection:
+            rows = list(connection.scalars(statement))
+        # Bits and thresholds are numbers, whose internal values are themselves.
+        return [
+            space.decode({key: value for key, (value, _) in params.items()})
+            for params in rows
+            if params
+        ]
+
     def details(self, rows: Sequence[Recorded]) -> list[Evaluation]:
         """The whole evaluations behind ``rows``, in one statement."""
         statement = select(evaluations.c.id, evaluations.c.detail).where(
@@ -359,8 +381,11 @@ class StudyStore:
             section = record.config.sampler
             # Every worker draws from a stream of its own.
             seed = int(digest_of([section.seed, stream])[:8], 16)
+            knowledge = StudyKnowledge(self, record, self.tables.get(name))
             study = optuna.load_study(
-                study_name=name, storage=self.storage, sampler=make_sampler(section.name, seed)
+                study_name=name,
+                storage=self.storage,
+                sampler=make_sampler(section.name, seed, knowledge),
             )
             self._known[name] = (study._study_id, record, study)
         return self._known[name]

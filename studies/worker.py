@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from search.errors import BadInput, ExitbitsError
-from studies.cache import DiskTraceCache
+from studies.cache import DiskTableCache, DiskTraceCache
 from studies.claims import LeaseLost
 from studies.database import StoreUnavailable
 from studies.fleet import Registration
@@ -142,12 +142,19 @@ class Worker:
         if name in self._measurers:
             self._measurers.move_to_end(name)
             return self._measurers[name]
+        from search.sensitivity import SensitivityMeter
         from studies.measuring import Measurer
         from studies.workload import open_study_evaluator
 
         record = self.store.get(name)
+        evaluator = open_study_evaluator(record, self.cache, self.device)
+        tables = SensitivityMeter(
+            evaluator, record.config.space.granularity, DiskTableCache(self.cache.folder.parent)
+        ).known()
+        if tables is not None:
+            self.store.tables[name] = tables
         measurer = Measurer(
-            open_study_evaluator(record, self.cache, self.device),
+            evaluator,
             record.space,
             record.config.trial,
             KnownFront(self.store, name),

@@ -16,6 +16,7 @@ from running import command_env, command_line
 
 from search.errors import BadInput
 from studies.fleet import list_workers
+from studies.records import HARVEST
 from studies.store import StudyStore
 
 STUDY = """
@@ -112,7 +113,12 @@ def test_from_launch_to_a_reproduced_policy(
     assert (tmp_path / "short.html").stat().st_size > 1_000_000
 
     front = front_of(tmp_path, exitbits)
-    assert front["evaluations"] == 6
+    store = StudyStore(f"sqlite:///{tmp_path}/exitbits.db")
+    rows = store.evaluations("short")
+    assert front["evaluations"] == len(rows)
+    assert sorted(row.trial or 0 for row in rows if row.source != HARVEST) == list(range(6))
+    assert {row.trial for row in rows if row.source == HARVEST} <= set(range(6))
+    assert sum(row.source == HARVEST for row in rows) >= 6
 
     # A second run finds nothing to do and changes nothing.
     second = exitbits(*launch)
@@ -122,9 +128,9 @@ def test_from_launch_to_a_reproduced_policy(
     # The budget may grow; the anchors are not queued again.
     more = exitbits("launch", study(trials=8), "--workers", "2", "--cache", shared_cache)
     assert more.returncode == 0, more.stderr
-    rows = StudyStore(f"sqlite:///{tmp_path}/exitbits.db").evaluations("short")
-    assert [row.source for row in sorted(rows, key=lambda row: row.trial)].count("anchor") == 4
-    assert len(rows) == 8
+    own = [row for row in store.evaluations("short") if row.source != HARVEST]
+    assert [row.source for row in sorted(own, key=lambda row: row.trial)].count("anchor") == 4
+    assert len(own) == 8
 
     # Another configuration under the same name is refused, and nothing changes.
     other = exitbits("launch", study(sampler="random"), "--cache", shared_cache)

@@ -1,0 +1,69 @@
+"""What the sampler ``apq`` is told of its study, read from the store as it grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from search.evaluation import GIGA, Evaluation
+from search.policy import Policy
+from search.surrogate import Surrogate
+from search.tables import SensitivityTables
+from studies.known_front import KnownFront
+from studies.records import StudyRecord
+
+if TYPE_CHECKING:
+    from studies.store import StudyStore
+
+
+class StudyKnowledge:
+    """Front, measured bits and pending policies of one study.
+
+    Args:
+        store: where they are recorded.
+        record: the study.
+        tables: measured sensitivities, where they are at hand.
+    """
+
+    def __init__(
+        self, store: StudyStore, record: StudyRecord, tables: SensitivityTables | None
+    ) -> None:
+        self._store, self._name = store, record.config.name
+        self._known = KnownFront(store, self._name)
+        self._details: dict[int, Evaluation] = {}
+        self.surrogate = Surrogate(record.space, record.ledger, tables)
+        self.reference_gbops = record.ledger.full_depth_macs * 8**2 / GIGA
+
+    def learn(self) -> None:
+        """Read what is new."""
+        self._known.learn()
+
+    def front(self) -> tuple[np.ndarray, Sequence[int]]:
+        """Metric and GBOPs of the front, and the id of each evaluation.
+
+        Only of what lies in the study's space: others have no bits to begin from.
+        """
+        legal = [index for index, row in enumerate(self._known.rows) if self._is_legal(row.policy)]
+        return self._known.points[legal], [self._known.rows[index].id for index in legal]
+
+    def evaluations(self, keys: Sequence[int]) -> list[Evaluation]:
+        """The whole evaluations of points on the front; each is read once."""
+        rows = {row.id: row for row in self._known.rows}
+        missing = [rows[key] for key in keys if key not in self._details]
+        if missing:
+            for row, found in zip(missing, self._store.details(missing), strict=True):
+                self._details[row.id] = found
+        return [self._details[key] for key in keys]
+
+    def best_by_bits(self) -> Mapping[tuple[tuple[int, ...], tuple[int, ...]], float]:
+        """The best metric recorded of every set of bits."""
+        return self._known.best_by_bits
+
+    def pending(self) -> list[Policy]:
+        """Policies in workers' hands."""
+        return self._store.pending(self._name)
+
+    def _is_legal(self, policy: Policy) -> bool:
+        return self.surrogate.space.contains(policy)
