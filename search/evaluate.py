@@ -7,7 +7,7 @@ digests of everything else it depends on; on a hit, torch does not run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
@@ -29,6 +29,7 @@ from search.racing import race_order
 from search.tasks import Task, resolve_task
 from search.trace import ExitTrace
 
+ORDER = 1  # version of the order in which images make up batches
 BATCH_SIZE = 100  # small enough that a block's activations stay in the cache
 
 
@@ -110,6 +111,7 @@ class Evaluator:
                 "quantizer": self.quantizer,
                 "engine": [ReferenceEngine.name, ReferenceEngine.version],
                 "device": torch.device(self.device).type,
+                "order": ORDER,
             }
         )
 
@@ -119,18 +121,11 @@ class Evaluator:
         Raises:
             BadInput: when the policy does not fit the model.
         """
-        bits = self.ledger.bits(policy)
-        key = self.trace_key(policy)
-        if self.cache is not None and (known := self.cache.load(key)) is not None:
-            return known
-        self.engine.set_bits(bits)
-        trace = self._run(self.engine.run)
-        if self.cache is not None:
-            self.cache.store(key, trace)
-        return trace
+        *_, whole = self.growing_trace(policy, ())
+        return whole
 
     def growing_trace(self, policy: Policy, looks: Sequence[int]) -> Iterator[ExitTrace]:
-        """The trace of ever more images in :func:`race_order`, and at last :meth:`trace`.
+        """The trace of ever more images in their :func:`race_order`, and at last :meth:`trace`.
 
         Args:
             policy: whose bits.
@@ -144,33 +139,46 @@ class Evaluator:
         Raises:
             BadInput: when the policy does not fit the model.
         """
-        bits = self.ledger.bits(policy)
+        self.ledger.bits(policy)
         key = self.trace_key(policy)
         if self.cache is not None and (known := self.cache.load(key)) is not None:
             yield known
             return
-        order = race_order(len(self.split))
-        parts: list[ExitTrace] = []
         wanted = list(looks)
-        batches = self._traces(self.engine.run, self.split.take(order))
-        while True:
-            self.engine.set_bits(bits)  # whoever looks may have used the engine meanwhile
-            part = next(batches, None)
-            if part is None:
-                break
+        parts: list[ExitTrace] = []
+        for part in self._race(policy):
             parts.append(part)
             seen = sum(len(one) for one in parts)
-            if wanted and wanted[0] <= seen < len(order):
+            if wanted and wanted[0] <= seen < len(self.split):
                 wanted = [look for look in wanted if look > seen]
                 yield ExitTrace.joined(parts)
-        trace = ExitTrace.joined(parts).take(np.argsort(order))
+        trace = ExitTrace.joined(parts).take(np.argsort(self._order(policy)))
         if self.cache is not None:
             self.cache.store(key, trace)
         yield trace
 
-    def on_first(self, count: int) -> Evaluator:
-        """This evaluator on the first images of a race, which a trial that was given up saw."""
-        return replace(self, split=self.split.take(race_order(len(self.split))[:count]))
+    def first_trace(self, policy: Policy, count: int) -> ExitTrace:
+        """The trace of the first ``count`` images of the race, where a pass was given up."""
+        parts: list[ExitTrace] = []
+        for part in self._race(policy):
+            parts.append(part)
+            if sum(len(one) for one in parts) >= count:
+                break
+        return ExitTrace.joined(parts)
+
+    def _order(self, policy: Policy) -> np.ndarray:
+        return race_order(len(self.split), digest_of(policy.bits_as_dict()))
+
+    def _race(self, policy: Policy) -> Iterator[ExitTrace]:
+        """The trace of every batch in the order of the race."""
+        bits = self.ledger.bits(policy)
+        batches = self._traces(self.engine.run, self.split.take(self._order(policy)))
+        while True:
+            self.engine.set_bits(bits)  # whoever looked may have used the engine meanwhile
+            part = next(batches, None)
+            if part is None:
+                return
+            yield part
 
     def full_precision_trace(self) -> ExitTrace:
         """The trace of the model as it was trained, computed once."""

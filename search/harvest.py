@@ -32,6 +32,7 @@ TRADE_OFFS = 60
 SWEEPS = 4
 LINE_POINTS = 64
 LINE_ROUNDS = 2
+AT_ONCE = 4_000_000  # vectors times samples: bounds the memory, 32 MB an array
 
 
 @dataclass
@@ -71,9 +72,11 @@ def harvest(
         if sweep and (before == chosen).all():
             break
     found = [chosen]
+    rows = max(1, AT_ONCE // len(choices.trace))
     for _ in range(LINE_ROUNDS):
-        near = _lines(choices, alpha, np.unique(found[-1], axis=0))
-        found.append(near)
+        begun = np.unique(found[-1], axis=0)
+        parts = [begun[start : start + rows] for start in range(0, len(begun), rows)]
+        found.append(np.concatenate([_lines(choices, alpha, part) for part in parts]))
     measured = choices.measure(_thresholds(choices, np.unique(np.concatenate(found), axis=0)))
     return front_of(measured, measured.loss + alpha * measured.boundary)
 

@@ -22,7 +22,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from search.apq import AllocationProblem, Usage
-from search.errors import NoPolicyFound
+from search.errors import ExitbitsError
 from search.evaluation import GIGA, Evaluation
 from search.policy import Policy
 from search.space import PolicySpace
@@ -212,7 +212,7 @@ class _Proposal:
         budget = parent.gbops * GIGA * float(self.rng.uniform(0.8, 1.25))
         try:
             found = problem.solve(budget)
-        except NoPolicyFound:
+        except ExitbitsError:  # none fits, or the solver gave up: the children are left
             return []
         return [np.array(found.weight_bits + found.activation_bits)]
 

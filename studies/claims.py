@@ -195,19 +195,14 @@ class Claims:
             lease: as claimed.
             values: one per objective.
             rows: columns of ``evaluations`` but those that the lease knows.
-            attributes: the trial's user attributes, where there are any.
+            attributes: added to the trial's user attributes.
             patience_s: how long to wait for a database that is away.
 
         Raises:
             LeaseLost: when another worker has the trial or has recorded it.
         """
-        ended: dict[str, Any] = {
-            "state": TrialState.COMPLETE.value,
-            "trial_values": list(values),
-        }
-        if attributes:
-            ended["user_attrs"] = dict(attributes)
-        self._end(lease, ended, rows, patience_s)
+        ended = {"state": TrialState.COMPLETE.value, "trial_values": list(values)}
+        self._end(lease, ended, rows, patience_s, attributes)
 
     def fail(self, lease: Lease, reason: str, patience_s: float) -> None:
         """End a trial whose evaluation raised an error; it keeps its place in the budget."""
@@ -219,6 +214,7 @@ class Claims:
         changes: Mapping[str, Any],
         rows: Sequence[Mapping[str, Any]],
         patience_s: float,
+        attributes: Mapping[str, Any] | None = None,
     ) -> None:
         def step(connection: Connection) -> bool:
             revision = connection.execute(
@@ -227,10 +223,20 @@ class Claims:
                 .values(revision=studies.c.revision + 1)
                 .returning(studies.c.revision)
             ).scalar_one_or_none()
+            added: dict[str, Any] = {}
+            if attributes:
+                own = select(trials.c.user_attrs).where(trials.c.id == lease.trial_id)
+                added["user_attrs"] = {**(connection.scalar(own) or {}), **attributes}
             ended = connection.execute(
                 update(trials)
                 .where(*self._held(lease))
-                .values(**changes, finished=datetime.now(UTC), lease_until=None, revision=revision)
+                .values(
+                    **changes,
+                    **added,
+                    finished=datetime.now(UTC),
+                    lease_until=None,
+                    revision=revision,
+                )
             ).rowcount
             if not ended:
                 # The answer to an earlier commit of this very result may have been lost.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from search.evaluation import GIGA, Evaluation
 from search.policy import Policy
 from search.surrogate import Surrogate
 from search.tables import SensitivityTables
+from studies.database import StoreUnavailable
 from studies.known_front import KnownFront
 from studies.records import StudyRecord
 
@@ -49,21 +51,28 @@ class StudyKnowledge:
         return self._known.points[legal], [self._known.rows[index].id for index in legal]
 
     def evaluations(self, keys: Sequence[int]) -> list[Evaluation]:
-        """The whole evaluations of points on the front; each is read once."""
+        """The whole evaluations of points on the front; each is read once.
+
+        Only those read before while the store is away.
+        """
         rows = {row.id: row for row in self._known.rows}
         missing = [rows[key] for key in keys if key not in self._details]
         if missing:
-            for row, found in zip(missing, self._store.details(missing), strict=True):
-                self._details[row.id] = found
-        return [self._details[key] for key in keys]
+            with suppress(StoreUnavailable):
+                for row, found in zip(missing, self._store.details(missing), strict=True):
+                    self._details[row.id] = found
+        return [self._details[key] for key in keys if key in self._details]
 
     def best_by_bits(self) -> Mapping[tuple[tuple[int, ...], tuple[int, ...]], float]:
         """The best metric recorded of every set of bits."""
         return self._known.best_by_bits
 
     def pending(self) -> list[Policy]:
-        """Policies in workers' hands."""
-        return self._store.pending(self._name)
+        """Policies in workers' hands; none are known while the store is away."""
+        try:
+            return self._store.pending(self._name)
+        except StoreUnavailable:
+            return []
 
     def _is_legal(self, policy: Policy) -> bool:
         return self.surrogate.space.contains(policy)

@@ -89,8 +89,8 @@ class Measurer:
         found = harvest(self._choices(policy, trace))
         points = as_points(1 - found.loss, found.cost / GIGA)
         front = front_indices(points)
-        # A hair dearer: the same policy's recorded cost may differ in the last place.
-        front = front[self.front.beyond(points[front] * [1, 1 + 1e-9])]
+        # A hair worse: the same policy's recorded figures may differ in the last place.
+        front = front[self.front.beyond(points[front] * [1 - 1e-9, 1 + 1e-9])]
         ranks = np.linspace(0, len(front) - 1, min(len(front), self.settings.harvest))
         policies = [
             policy.with_thresholds(found.thresholds[index])

@@ -75,7 +75,10 @@ class StudyRecord:
     @classmethod
     def from_dict(cls, fields: dict[str, Any], budget: int) -> StudyRecord:
         """Build what :meth:`as_dict` gave."""
-        config = parse_config({**fields["config"], "budget": {"trials": budget}}, "stored study")
+        # A study from before trials harvested and raced goes on as it began.
+        plain = {"trial": {"harvest": 0, "racing": 0}}
+        stored = {**plain, **fields["config"], "budget": {"trials": budget}}
+        config = parse_config(stored, "stored study")
         return cls(**{**fields, "config": config, "ledger": Ledger.from_dict(fields["ledger"])})
 
 

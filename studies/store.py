@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -36,8 +37,7 @@ from search.policy import Policy
 from search.tables import SensitivityTables
 from studies.claims import Claims
 from studies.config import parse_config
-from studies.database import PATIENCE_S, Database
-from studies.knowledge import StudyKnowledge
+from studies.database import PATIENCE_S, Database, StoreUnavailable
 from studies.records import ANCHOR, Claim, Progress, Recorded, StudyRecord
 from studies.rows import evaluation_row, new_study_row, params_value
 from studies.samplers import SAMPLERS, make_sampler
@@ -162,13 +162,17 @@ class StudyStore:
             )
             .scalar_subquery()
         )
-        self.database.write(
-            lambda connection: connection.execute(
+
+        def change(connection: Connection) -> None:
+            # Locked before it is counted: a contribution that comes meanwhile would be missed.
+            connection.execute(select(studies.c.id).where(studies.c.name == name).with_for_update())
+            connection.execute(
                 update(studies)
                 .where(studies.c.name == name, studies.c.budget < budget + contributed)
                 .values(budget=budget + contributed, revision=studies.c.revision + 1)
             )
-        )
+
+        self.database.write(change)
         return self.get(name)
 
     def rename(self, name: str, new_name: str) -> None:
@@ -259,8 +263,13 @@ class StudyStore:
             # An earlier attempt proposed already; this one only evaluates again.
             return Claim(name, lease, record.space.decode(trial.params), source)
         study._thread_local.cached_all_trials = None
-        with self.storage.gathering(study_id, trial):
-            policy = record.space.propose(Trial(study, lease.trial_id))
+        try:
+            with self.storage.gathering(study_id, trial):
+                policy = record.space.propose(Trial(study, lease.trial_id))
+        except Exception:
+            with suppress(StoreUnavailable):
+                self.claims.give_back(lease)  # others need not wait until the lease runs out
+            raise
         self.claims.send_proposal(lease, params_value(trial), trial.system_attrs, source)
         return Claim(name, lease, policy, source)
 
@@ -356,11 +365,13 @@ class StudyStore:
         )
         with self.database.read() as connection:
             rows = list(connection.scalars(statement))
-        # Bits and thresholds are numbers, whose internal values are themselves.
+        # Another program may be half way through its own; bits and thresholds are numbers, whose
+        # internal values are themselves.
+        names = space.encode(space.narrowest()).keys()
         return [
-            space.decode({key: value for key, (value, _) in params.items()})
+            space.decode({name: params[name][0] for name in names})
             for params in rows
-            if params
+            if names <= params.keys()
         ]
 
     def details(self, rows: Sequence[Recorded]) -> list[Evaluation]:
@@ -381,6 +392,8 @@ class StudyStore:
             section = record.config.sampler
             # Every worker draws from a stream of its own.
             seed = int(digest_of([section.seed, stream])[:8], 16)
+            from studies.knowledge import StudyKnowledge  # not needed by commands that read
+
             knowledge = StudyKnowledge(self, record, self.tables.get(name))
             study = optuna.load_study(
                 study_name=name,

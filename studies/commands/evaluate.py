@@ -9,7 +9,7 @@ from pathlib import Path
 
 from search.data.splits import HELD_OUT_SPLITS
 from search.errors import BadInput
-from search.evaluation import GIGA, Evaluation
+from search.evaluation import GIGA, Evaluation, judge
 from studies.bundle import read_bundle, same_figures
 from studies.commands.common import add_json
 
@@ -53,9 +53,12 @@ def run(args: argparse.Namespace) -> int:
             f"the images of data set {config.data.dataset!r} are not those that the policy was "
             "measured on: restore them, or measure on another --split"
         )
-    if args.split == bundle.split and recorded.samples < len(evaluator.split):
-        evaluator = evaluator.on_first(recorded.samples)  # its pass was given up there
-    measured = evaluator.evaluate(policy)
+    given_up = args.split == bundle.split and recorded.samples < len(evaluator.split)
+    if given_up:
+        trace = evaluator.first_trace(policy, recorded.samples)
+        measured = judge(policy, trace, evaluator.ledger, evaluator.task)
+    else:
+        measured = evaluator.evaluate(policy)
     reproduced = same_figures(measured, recorded) if args.split == bundle.split else None
     if args.json:
         fields = {
@@ -67,6 +70,11 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(fields, indent=2, allow_nan=False))
     else:
         _show(measured, args.split)
+        if given_up:
+            print(
+                f"only {measured.samples} of {len(evaluator.split)} images: the pass was given up "
+                "there, since it could not add to the front"
+            )
         if reproduced:
             print("reproduces the recorded figures exactly")
     if reproduced is False:

@@ -85,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"policy {row.digest[:12]} ({row.origin}): "
         f"{summary.record.metric} {row.value:.4f} ± {row.standard_error:.4f}, "
-        f"{row.gbops:.4f} GBOPs expected, {summary.reduction(row):.2%} below 32x32 at full depth"
+        f"{row.gbops:.4f} GBOPs expected, {summary.reduction(row):.2%} below 32x32 at full depth, "
+        f"measured on {evaluation.samples} images"
     )
     print(
         "NOT CERTIFIED: this accuracy was measured on the split that chose the policy, "

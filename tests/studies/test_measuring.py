@@ -9,6 +9,7 @@ import pytest
 from bundled_model import open_bundled
 
 from search.evaluate import Evaluator, measure_reference
+from search.evaluation import judge
 from search.front import as_points, front_indices
 from studies.cache import DiskTraceCache
 from studies.config import TrialSection, parse_config
@@ -120,7 +121,8 @@ def test_a_hopeless_pass_is_given_up_and_can_be_repeated(
     assert found.harvested == ()
     assert found.attributes == {"raced": {"samples": found.evaluation.samples, "of": 900}}
     assert found.evaluation.samples < 900
-    assert found.evaluation == evaluator.on_first(found.evaluation.samples).evaluate(poor)
+    trace = evaluator.first_trace(poor, found.evaluation.samples)
+    assert found.evaluation == judge(poor, trace, evaluator.ledger, evaluator.task)
     # It was right to: the whole pass would not have added anything.
     whole = measurer(store, evaluator, racing=0).measure(poor)
     assert (whole.harvested, whole.evaluation.samples) == ((), 900)

@@ -12,10 +12,12 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy
+from optuna.distributions import IntDistribution
 from small_study import measure
 from sqlalchemy import event
 
 from search.errors import BadInput
+from search.space import PolicySpace
 from studies.database import VERSION_TABLE, Database, EmptyStore
 from studies.records import StudyRecord
 from studies.schema import SCHEMA, metadata, studies, trials
@@ -349,3 +351,55 @@ def test_passwords_may_hold_any_character_and_are_never_shown(
     assert url.password == password
     database = Database(address, create=True, check=False)
     assert password.strip() not in database.shown.replace("postgresql", "")
+
+
+def test_a_study_from_before_harvests_goes_on_as_it_began(make_record: Make) -> None:
+    record = make_record()
+    fields = record.as_dict()
+    assert StudyRecord.from_dict(fields, 12).config.trial == record.config.trial
+    del fields["config"]["trial"]
+    old = StudyRecord.from_dict(fields, 12).config
+    assert (old.trial.harvest, old.trial.racing) == (0, 0)
+    assert "trial.harvest is 0 in the store and 32 here" in (old.difference(record.config) or "")
+
+
+def test_what_a_trial_is_given_is_added_to_its_attributes(store: StudyStore) -> None:
+    study_id = store.storage.get_study_id_from_name("small")
+    claim = store.claim("small", "tester")
+    assert claim
+    store.storage.set_trial_user_attr(claim.lease.trial_id, "note", "mine")
+    store.record(claim, measure(claim.policy), attributes={"raced": {"samples": 1, "of": 2}})
+    trial = store.storage.get_trial(claim.lease.trial_id)
+    assert trial.user_attrs == {"note": "mine", "raced": {"samples": 1, "of": 2}}
+    assert study_id == claim.lease.study_id
+
+
+def test_a_foreign_trial_half_way_through_its_parameters_is_no_policy(
+    store: StudyStore,
+) -> None:
+    study_id = store.storage.get_study_id_from_name("small")
+    space = store.get("small").space
+    mine = store.claim("small", "tester")
+    assert mine
+    assert store.pending("small") == [mine.policy]
+    foreign = store.storage.create_new_trial(study_id)
+    name = next(iter(space.encode(space.narrowest())))
+    store.storage.set_trial_param(foreign, name, 4.0, IntDistribution(2, 8))
+    assert store.pending("small") == [mine.policy]
+
+
+def test_a_proposal_that_fails_gives_its_trial_back(
+    store: StudyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(store, most=4)
+
+    def fail(self: PolicySpace, proposer: object) -> None:
+        raise RuntimeError("no proposal")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PolicySpace, "propose", fail)
+        with pytest.raises(RuntimeError, match="no proposal"):
+            store.claim("small", "one")
+    again = store.claim("small", "two")  # at once: it need not wait for a lease
+    assert again
+    assert (again.lease.number, again.lease.attempt) == (4, 2)
