@@ -3,9 +3,10 @@
 After the first images, drawn at random from the split and anew for every set of bits, every
 threshold vector worth having is known for them. The front's own figures were recorded on the whole
 split, so they are no estimates; what is estimated is what the candidate would be recorded with on
-the whole split, from a sample without replacement. The race is lost when every candidate, at a cost
-that much cheaper than seen and an accuracy that much better, would still be dominated. Choosing thresholds on the images seen
-flatters the candidates, which makes giving up rarer, never more frequent.
+the whole split, from a sample without replacement. The race is lost when every candidate, at a
+cost that much cheaper than seen and an accuracy that much better, would still be dominated.
+Choosing thresholds on the images seen flatters the candidates, which makes giving up rarer, never
+more frequent.
 
 Racing as such is from Maron and Moore, "Hoeffding Races" (NIPS 1993); the test for a whole harvest
 is ours.
