@@ -112,20 +112,6 @@ class ExitTrace:
         exits = leaves.argmax(axis=1)
         return Routing(exits, self.statistic[np.arange(len(exits)), exits], self.exit_blocks)
 
-    def replay_many(self, thresholds: np.ndarray) -> np.ndarray:
-        """Exits taken under many threshold vectors at once.
-
-        Args:
-            thresholds: ``[K, E]``, each as for :meth:`replay`.
-
-        Returns:
-            exit indices, int64 ``[K, N]``.
-        """
-        exits = np.full((len(thresholds), len(self)), len(self.exit_blocks) - 1)
-        for index in reversed(range(len(self.exit_blocks) - 1)):
-            exits[self.confidence[:, index] >= thresholds[:, index, None]] = index
-        return exits
-
     def to_bytes(self) -> bytes:
         """Serialize as an ``.npz`` archive."""
         return pack(

@@ -12,8 +12,8 @@ On any other study it draws uniformly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
@@ -26,7 +26,10 @@ from search.errors import ExitbitsError
 from search.evaluation import GIGA, Evaluation
 from search.policy import Policy
 from search.space import PolicySpace
-from search.surrogate import Surrogate, front_gain
+from search.surrogate import front_gain
+
+if TYPE_CHECKING:
+    from studies.knowledge import StudyKnowledge
 
 PARENTS = 12  # drawn from the front for a proposal
 CHILDREN = 24  # of each parent
@@ -38,28 +41,6 @@ LEAST_DOUBT = 0.002  # of a predicted metric, however well the fit went
 Bits = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-class Knowledge(Protocol):
-    """What the sampler is told of its study."""
-
-    surrogate: Surrogate
-    reference_gbops: float
-
-    def learn(self) -> None:
-        """Read what is new."""
-
-    def front(self) -> tuple[np.ndarray, Sequence[int]]:
-        """Metric and GBOPs of the front by ascending cost ``[K, 2]``, and a key of each point."""
-
-    def evaluations(self, keys: Sequence[int]) -> list[Evaluation]:
-        """The whole evaluations of points on the front."""
-
-    def best_by_bits(self) -> Mapping[Bits, float]:
-        """The best metric recorded of every set of bits, in the order of their recording."""
-
-    def pending(self) -> list[Policy]:
-        """Policies in workers' hands."""
-
-
 class ApqSampler(BaseSampler):
     """See the module.
 
@@ -68,7 +49,7 @@ class ApqSampler(BaseSampler):
         knowledge: of the study that is sampled for; without it all draws are uniform.
     """
 
-    def __init__(self, seed: int | None = None, knowledge: Knowledge | None = None) -> None:
+    def __init__(self, seed: int | None = None, knowledge: StudyKnowledge | None = None) -> None:
         self._rng = np.random.default_rng(seed)
         self._uniform = RandomSampler(seed)
         self._knowledge = knowledge
@@ -129,7 +110,7 @@ class _Asked:
 class _Proposal:
     """One proposal in the making."""
 
-    def __init__(self, knowledge: Knowledge, rng: np.random.Generator) -> None:
+    def __init__(self, knowledge: StudyKnowledge, rng: np.random.Generator) -> None:
         self.knowledge, self.rng = knowledge, rng
         self.surrogate = knowledge.surrogate
         space = self.surrogate.space

@@ -13,7 +13,6 @@ from search.policy import Policy
 from search.surrogate import Surrogate
 from search.tables import SensitivityTables
 from studies.database import StoreUnavailable
-from studies.known_front import KnownFront
 from studies.records import StudyRecord
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class StudyKnowledge:
         self, store: StudyStore, record: StudyRecord, tables: SensitivityTables | None
     ) -> None:
         self._store, self._name = store, record.config.name
-        self._known = KnownFront(store, self._name)
+        self._known = store.known_front(self._name)
         self._details: dict[int, Evaluation] = {}
         self.surrogate = Surrogate(record.space, record.ledger, tables)
         self.reference_gbops = record.ledger.full_depth_macs * 8**2 / GIGA

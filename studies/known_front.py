@@ -12,7 +12,7 @@ from studies.database import StoreUnavailable
 from studies.records import Recorded
 
 if TYPE_CHECKING:
-    from studies.store import StudyStore
+    from studies.reading import StudyReader
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class KnownFront:
         name: of the study.
     """
 
-    def __init__(self, store: StudyStore, name: str) -> None:
+    def __init__(self, store: StudyReader, name: str) -> None:
         self._store, self._name = store, name
         self._revision = 0
         self.points = np.empty((0, 2))

@@ -10,7 +10,7 @@ from search.registry import resolve
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-    from studies.apq_sampler import Knowledge
+    from studies.knowledge import StudyKnowledge
 
 SAMPLERS: dict[str, str] = {
     "apq": "studies.samplers:apq",
@@ -20,7 +20,7 @@ SAMPLERS: dict[str, str] = {
 }
 
 
-def make_sampler(name: str, seed: int, knowledge: Knowledge | None = None) -> BaseSampler:
+def make_sampler(name: str, seed: int, knowledge: StudyKnowledge | None = None) -> BaseSampler:
     """Build the sampler called ``name``.
 
     Args:
@@ -32,14 +32,14 @@ def make_sampler(name: str, seed: int, knowledge: Knowledge | None = None) -> Ba
     return sampler
 
 
-def apq(seed: int, knowledge: Knowledge | None) -> BaseSampler:
+def apq(seed: int, knowledge: StudyKnowledge | None) -> BaseSampler:
     """Children of the front, ranked by usage-weighted damage and expected hypervolume gain."""
     from studies.apq_sampler import ApqSampler
 
     return ApqSampler(seed, knowledge)
 
 
-def multivariate_tpe(seed: int, _: Knowledge | None = None) -> BaseSampler:
+def multivariate_tpe(seed: int, _: StudyKnowledge | None = None) -> BaseSampler:
     """Multivariate tree-structured Parzen estimator, with constant liar for parallel workers."""
     from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import TPESampler
@@ -49,14 +49,14 @@ def multivariate_tpe(seed: int, _: Knowledge | None = None) -> BaseSampler:
         return TPESampler(multivariate=True, constant_liar=True, seed=seed)
 
 
-def nsga2(seed: int, _: Knowledge | None = None) -> BaseSampler:
+def nsga2(seed: int, _: StudyKnowledge | None = None) -> BaseSampler:
     """NSGA-II, for long runs."""
     from optuna.samplers import NSGAIISampler
 
     return NSGAIISampler(seed=seed)
 
 
-def uniform_random(seed: int, _: Knowledge | None = None) -> BaseSampler:
+def uniform_random(seed: int, _: StudyKnowledge | None = None) -> BaseSampler:
     """Independent uniform draws: the floor that every other sampler must beat."""
     from optuna.samplers import RandomSampler
 

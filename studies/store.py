@@ -1,4 +1,4 @@
-"""Studies in the store: creating them, handing out trials, recording results, reading them back.
+"""Studies in the store: creating them, handing out trials, recording results.
 
 The one door to the database for workers and commands. Evaluated at least once, recorded exactly
 once: see :mod:`studies.claims`.
@@ -6,8 +6,7 @@ once: see :mod:`studies.claims`.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,13 +17,9 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 from sqlalchemy import (
     Connection,
-    and_,
-    case,
     delete,
-    exists,
     func,
     insert,
-    or_,
     select,
     update,
 )
@@ -33,21 +28,22 @@ from sqlalchemy.exc import IntegrityError
 from search.digest import digest_of
 from search.errors import BadInput
 from search.evaluation import Evaluation
-from search.policy import Policy
 from search.tables import SensitivityTables
 from studies.claims import Claims
 from studies.config import parse_config
 from studies.database import PATIENCE_S, Database, StoreUnavailable
-from studies.records import ANCHOR, Claim, Progress, Recorded, StudyRecord
+from studies.known_front import KnownFront
+from studies.reading import StudyReader
+from studies.records import ANCHOR, Claim, StudyRecord
 from studies.rows import evaluation_row, new_study_row, params_value
 from studies.samplers import SAMPLERS, make_sampler
-from studies.schema import evaluations, now_seconds, studies, trials
+from studies.schema import studies, trials
 from studies.storage import StoreStorage
 
 OBJECTIVES = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 
 
-class StudyStore:
+class StudyStore(StudyReader):
     """All studies behind one address.
 
     Args:
@@ -58,48 +54,15 @@ class StudyStore:
 
     def __init__(self, address: str, *, create: bool = False, lease_s: float | None = None) -> None:
         self.address = address
-        self.database = Database(address, create=create)
+        super().__init__(Database(address, create=create))
         self.storage = StoreStorage(self.database)
         self.claims = Claims(self.database) if lease_s is None else Claims(self.database, lease_s)
+        self._fronts: dict[str, KnownFront] = {}
         self.tables: dict[str, SensitivityTables] = {}
         """Sensitivities by study, where this process has them; samplers may use them."""
         self._known: dict[str, tuple[int, StudyRecord, optuna.Study]] = {}
 
     # Studies
-
-    def names(self, *, archived: bool = False) -> list[str]:
-        """Names of all studies that exitbits made, sorted; archived ones only if asked for."""
-        wanted = [studies.c.record.is_not(None)]
-        if not archived:
-            wanted.append(studies.c.archived.is_(None))
-        with self.database.read() as connection:
-            return list(connection.scalars(select(studies.c.name).where(*wanted).order_by("name")))
-
-    def find(self, name: str) -> StudyRecord | None:
-        """The study called ``name``, or None."""
-        with self.database.read() as connection:
-            row = connection.execute(
-                select(studies.c.id, studies.c.record, studies.c.budget).where(
-                    studies.c.name == name
-                )
-            ).one_or_none()
-        if row is None:
-            return None
-        if row.record is None:
-            raise BadInput(f"study {name!r} was made by another program: choose another --name")
-        return StudyRecord.from_dict(row.record, row.budget)
-
-    def get(self, name: str) -> StudyRecord:
-        """The study called ``name``.
-
-        Raises:
-            BadInput: when there is none.
-        """
-        record = self.find(name)
-        if record is None:
-            names = ", ".join(self.names(archived=True)) or "none yet"
-            raise BadInput(f"no study {name!r} in this store: there are {names}")
-        return record
 
     def create(self, record: StudyRecord) -> bool:
         """Add a study with its queued anchors, in one transaction.
@@ -197,7 +160,7 @@ class StudyStore:
             )
         except IntegrityError:
             raise BadInput(f"study {new_name!r} exists: choose another name") from None
-        self._known.pop(name, None)
+        self._forget(name)
 
     def set_archived(self, name: str, archived: bool) -> None:
         """Hide a study from lists and from workers, or show it again."""
@@ -216,31 +179,9 @@ class StudyStore:
         self.database.write(
             lambda connection: connection.execute(delete(studies).where(studies.c.name == name))
         )
-        self._known.pop(name, None)
+        self._forget(name)
 
     # Work
-
-    def open_studies(self) -> list[str]:
-        """Studies with something to claim, the one with the fewest running trials first.
-
-        Asks only for running trials, which are few, whatever the size of a study.
-        """
-        running = and_(
-            trials.c.study_id == studies.c.id, trials.c.state == TrialState.RUNNING.value
-        )
-        in_hand = select(func.count()).where(running).scalar_subquery()
-        abandoned = exists().where(running, trials.c.lease_until < now_seconds())
-        statement = (
-            select(studies.c.name)
-            .where(
-                studies.c.record.is_not(None),
-                studies.c.archived.is_(None),
-                or_(studies.c.claimed < studies.c.budget, abandoned),
-            )
-            .order_by(in_hand, studies.c.id)
-        )
-        with self.database.read() as connection:
-            return list(connection.scalars(statement))
 
     def claim(self, name: str, worker: str, stream: str | None = None) -> Claim | None:
         """Take the next trial, a queued or abandoned one before a new proposal.
@@ -303,88 +244,13 @@ class StudyStore:
         """End a trial whose evaluation raised an error; it counts against the budget."""
         self.claims.fail(claim.lease, reason, patience_s)
 
-    # Reading
+    def _forget(self, name: str) -> None:
+        self._known.pop(name, None)
+        self._fronts.pop(name, None)
 
-    def progress(self, name: str) -> Progress:
-        """Count the trials of a study by state, in one statement."""
-        again = case((trials.c.attempt > 1, trials.c.attempt - 1), else_=0)
-        statement = (
-            select(studies.c.budget, trials.c.state, func.count(trials.c.id), func.sum(again))
-            .select_from(studies.outerjoin(trials))
-            .where(studies.c.name == name)
-            .group_by(studies.c.id, studies.c.budget, trials.c.state)
-        )
-        with self.database.read() as connection:
-            rows = connection.execute(statement).all()
-        if not rows:
-            raise BadInput(f"no study {name!r} in this store")
-        counts = {state: count for _, state, count, _ in rows}
-        return Progress(
-            budget=rows[0][0],
-            finished=counts.get(TrialState.COMPLETE.value, 0),
-            running=counts.get(TrialState.RUNNING.value, 0),
-            failed=counts.get(TrialState.FAIL.value, 0),
-            lost=sum(int(lost or 0) for _, _, _, lost in rows),
-        )
-
-    def failures(self, name: str) -> Sequence[tuple[int, str]]:
-        """Number and reason of every failed trial."""
-        statement = (
-            select(trials.c.number, trials.c.reason)
-            .select_from(trials.join(studies))
-            .where(studies.c.name == name, trials.c.state == TrialState.FAIL.value)
-            .order_by(trials.c.number)
-        )
-        with self.database.read() as connection:
-            rows = connection.execute(statement).all()
-        return [(number, reason or "unknown") for number, reason in rows]
-
-    def evaluations(self, name: str, since: int = 0) -> list[Recorded]:
-        """Evaluations recorded after revision ``since``, in the order of their recording."""
-        columns = [evaluations.c[column] for column in _NARROW]
-        statement = (
-            select(evaluations.c.id, trials.c.number, evaluations.c.revision, *columns)
-            .select_from(
-                evaluations.outerjoin(trials, evaluations.c.trial_id == trials.c.id).join(
-                    studies, evaluations.c.study_id == studies.c.id
-                )
-            )
-            .where(studies.c.name == name, evaluations.c.revision > since)
-            .order_by(evaluations.c.revision, evaluations.c.id)
-        )
-        with self.database.read() as connection:
-            return [Recorded(*row) for row in connection.execute(statement)]
-
-    def pending(self, name: str) -> list[Policy]:
-        """Policies that have been proposed and are in workers' hands."""
-        space = self.get(name).space
-        statement = (
-            select(trials.c.params)
-            .select_from(trials.join(studies))
-            .where(studies.c.name == name, trials.c.state == TrialState.RUNNING.value)
-        )
-        with self.database.read() as connection:
-            rows = list(connection.scalars(statement))
-        # Another program may be half way through its own; bits and thresholds are numbers, whose
-        # internal values are themselves.
-        names = space.encode(space.narrowest()).keys()
-        return [
-            space.decode({name: params[name][0] for name in names})
-            for params in rows
-            if names <= params.keys()
-        ]
-
-    def details(self, rows: Sequence[Recorded]) -> list[Evaluation]:
-        """The whole evaluations behind ``rows``, in one statement."""
-        statement = select(evaluations.c.id, evaluations.c.detail).where(
-            evaluations.c.id.in_([row.id for row in rows])
-        )
-        with self.database.read() as connection:
-            found = {row.id: row.detail for row in connection.execute(statement)}
-        return [
-            Evaluation.from_dict({**json.loads(found[row.id]), "policy": row.policy.as_dict()})
-            for row in rows
-        ]
+    def known_front(self, name: str) -> KnownFront:
+        """The study's front as this process knows it, one for all who ask."""
+        return self._fronts.setdefault(name, KnownFront(self, name))
 
     def _study(self, name: str, stream: str) -> tuple[int, StudyRecord, optuna.Study]:
         if name not in self._known:
@@ -402,9 +268,3 @@ class StudyStore:
             )
             self._known[name] = (study._study_id, record, study)
         return self._known[name]
-
-
-_NARROW = (
-    "source", "digest", "value", "standard_error", "gbops", "gbops_p95", "mean_exit", "policy",
-    "model", "checkpoint",
-)  # fmt: skip

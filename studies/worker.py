@@ -20,7 +20,6 @@ from studies.cache import DiskTableCache, DiskTraceCache
 from studies.claims import LeaseLost
 from studies.database import StoreUnavailable
 from studies.fleet import Registration
-from studies.known_front import KnownFront
 from studies.records import HARVEST, Claim
 from studies.store import StudyStore
 
@@ -43,6 +42,7 @@ class Worker:
         store: where trials come from.
         registration: this worker's entry, which keeps its lease.
         cache: shared traces.
+        tables: shared sensitivities, which are read and never measured here.
         study: the only one to serve, or None for all.
         until_done: whether to end when the study's budget is spent.
         parent: pid of the launcher, whose end is this worker's; None for a service.
@@ -53,6 +53,7 @@ class Worker:
     store: StudyStore
     registration: Registration
     cache: DiskTraceCache
+    tables: DiskTableCache
     study: str | None = None
     until_done: bool = False
     parent: int | None = None
@@ -148,16 +149,14 @@ class Worker:
 
         record = self.store.get(name)
         evaluator = open_study_evaluator(record, self.cache, self.device)
-        tables = SensitivityMeter(
-            evaluator, record.config.space.granularity, DiskTableCache(self.cache.folder.parent)
-        ).known()
+        tables = SensitivityMeter(evaluator, record.config.space.granularity, self.tables).known()
         if tables is not None:
             self.store.tables[name] = tables
         measurer = Measurer(
             evaluator,
             record.space,
             record.config.trial,
-            KnownFront(self.store, name),
+            self.store.known_front(name),
         )
         self._measurers[name] = measurer
         while len(self._measurers) > KEPT_MODELS:

@@ -104,7 +104,7 @@ def _choose(args: argparse.Namespace, summary: FrontSummary) -> Recorded:
         if value is not None and value > 1:
             raise BadInput(f"--{option.replace('_', '-')} {value}: give a fraction in [0, 1]")
     if args.model is not None and args.digest is None:
-        raise BadInput(f"--model {args.model}: it tells policies of one --digest apart")
+        raise BadInput(f"--model {args.model}: it tells policies of one --digest apart; give both")
     if args.digest is not None:
         return _by_digest(args.digest, args.model, summary)
     if args.max_gbops is not None:

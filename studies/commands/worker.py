@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from studies.cache import DiskTraceCache, default_cache_folder
+from studies.cache import DiskTableCache, DiskTraceCache, default_cache_folder
 from studies.commands.common import add_store, positive, read_store
 from studies.launchers.local import usable_cores
 
@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     refuse_unknown_device(args.device)
     registration = Registration(store.claims, args.name or default_worker_name())
     worker = Worker(
-        store, registration, cache, study=args.study, until_done=args.until_done,
-        parent=args.parent, stream=args.stream, device=args.device,
+        store, registration, cache, DiskTableCache(args.cache), study=args.study,
+        until_done=args.until_done, parent=args.parent, stream=args.stream, device=args.device,
     )  # fmt: skip
 
     def on_signal(number: int, _: object) -> None:

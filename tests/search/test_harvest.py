@@ -109,17 +109,22 @@ def assert_none_dominated(found: Harvest, alpha: float) -> None:
 
 
 @given(st.integers(0, 10**6), st.sampled_from([1, 2, 4]))
-def test_replaying_many_equals_replaying_each(seed: int, exits: int):
+def test_a_tally_of_many_is_that_of_replaying_each(seed: int, exits: int):
     trace = made(seed, 1 + seed % 40, exits, step=0.1)
     rng = np.random.default_rng(seed)
     # From the confidences themselves too, so that "at least" is told from "above".
     levels = np.append(trace.confidence.astype(np.float64).ravel(), [0.0, 0.7, 1.0])
     thresholds = rng.choice(levels, (1 + seed % 7, exits))
     thresholds[:, -1] = rng.choice([0.0, 1.0])  # not consulted
-    found = trace.replay_many(thresholds)
-    assert found.shape == (len(thresholds), len(trace))
-    for row, vector in zip(found, thresholds, strict=True):
-        assert row.tolist() == trace.replay(vector.tolist()).exits.tolist()
+    # A loss of its own for every sample at every exit: who leaves where shows in the sum.
+    loss = rng.random((len(trace), exits))
+    found = ExitChoices(trace, loss, np.arange(1.0, exits + 1)).tally(thresholds)
+    assert found.rates.shape == (len(thresholds), exits)
+    for rates, mean, vector in zip(found.rates, found.loss, thresholds, strict=True):
+        taken = trace.replay(vector.tolist()).exits
+        counts = np.bincount(taken, minlength=exits)
+        np.testing.assert_array_equal(rates, counts / len(trace))
+        assert mean == pytest.approx(loss[np.arange(len(trace)), taken].mean(), rel=1e-12)
 
 
 @pytest.mark.parametrize("exits", [2, 3, 4])

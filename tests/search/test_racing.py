@@ -88,7 +88,7 @@ def test_who_would_add_to_the_front_is_given_up_no_more_often_than_stated(
     wrong = tried = 0
     for seed in range(150):
         whole = population(seed, 0.6)
-        # A front that all but the candidate's best point lies under.
+        # Another candidate's, just as good: some of the points are close calls.
         front = recorded(population(1000 + seed, 0.6))
         front = front[front_indices(front)]
         if not adds(recorded(whole), front):

@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 import torch
+from bundled_model import open_bundled
 from running import command_env, command_line
 
 from search.data import fashion
+from search.evaluation import judge
 from search.models.checkpoint import load_checkpoint, save_checkpoint
 from search.policy import Policy
 from studies.checkpoints import checkpoint_path
@@ -417,6 +419,22 @@ def test_a_recovered_policy_is_reproduced_exactly(run: Run, recovered: Path) -> 
     assert measured["reproduced"] is True
     recorded = json.loads(recovered.read_text())["evaluation"]
     assert {key: measured[key] for key in recorded} == recorded
+
+
+def test_a_pass_that_was_given_up_is_repeated_on_its_images(
+    run: Run, folder: Path, bundle: Path
+) -> None:
+    evaluator = open_bundled(64)
+    fields = json.loads(bundle.read_text())
+    policy = Policy.from_dict(fields["policy"])
+    trace = evaluator.first_trace(policy, 300)
+    recorded = judge(policy, trace, evaluator.ledger, evaluator.task)
+    assert recorded.samples == 300
+    (folder / "raced.json").write_text(json.dumps({**fields, "evaluation": recorded.as_dict()}))
+    done = run("evaluate", "raced.json")
+    assert done.returncode == 0, done.stderr
+    assert "only 300 of 3000 images" in done.stdout
+    assert "reproduces the recorded figures exactly" in done.stdout
 
 
 def test_a_bundle_of_another_model_is_refused(
