@@ -23,6 +23,7 @@ from search.models.card import InputSpec, ModelCard
 from search.models.early_exit import EarlyExitModel
 from search.policy import Policy
 from search.quantize.calibrate import calibrate
+from search.quantize.engines import resolve_engine
 from search.quantize.ranges import resolve_quantizer
 from search.quantize.reference import ReferenceEngine
 from search.racing import race_order
@@ -66,6 +67,7 @@ class Evaluator:
         quantizer: its name.
         cache: where traces are looked up first, or None to compute every one.
         device: where the model runs.
+        engine_name: of the engine that runs quantized policies.
     """
 
     model: EarlyExitModel
@@ -75,6 +77,7 @@ class Evaluator:
     quantizer: str = "mse"
     cache: TraceCache | None = None
     device: str = "cpu"
+    engine_name: str = ReferenceEngine.name
 
     @cached_property
     def task(self) -> Task:
@@ -93,7 +96,11 @@ class Evaluator:
         seen = calibrate(
             model, lambda: normalized_batches(self.calibration, self.card.input, device=self.device)
         )
-        return ReferenceEngine(model, seen, resolve_quantizer(self.quantizer))
+        return self._engine_kind(model, seen, resolve_quantizer(self.quantizer))
+
+    @property
+    def _engine_kind(self) -> type[ReferenceEngine]:
+        return resolve_engine(self.engine_name, self.device)
 
     @property
     def data_digest(self) -> str:
@@ -109,7 +116,7 @@ class Evaluator:
                 "split": self.split.digest,
                 "calibration": self.calibration.digest,
                 "quantizer": self.quantizer,
-                "engine": [ReferenceEngine.name, ReferenceEngine.version],
+                "engine": [self._engine_kind.name, self._engine_kind.version],
                 "device": torch.device(self.device).type,
                 "order": ORDER,
             }
@@ -172,7 +179,9 @@ class Evaluator:
     def _race(self, policy: Policy) -> Iterator[ExitTrace]:
         """The trace of every batch in the order of the race."""
         bits = self.ledger.bits(policy)
-        batches = self._traces(self.engine.run, self.split.take(self._order(policy)))
+        batches = self._traces(
+            self.engine.run, self.split.take(self._order(policy)), self.engine.name
+        )
         while True:
             self.engine.set_bits(bits)  # whoever looked may have used the engine meanwhile
             part = next(batches, None)
@@ -195,9 +204,11 @@ class Evaluator:
         return judge(policy, self.trace(policy), self.ledger, self.task)
 
     def _run(self, outputs_of: Callable[[Tensor], Tensor]) -> ExitTrace:
-        return ExitTrace.joined(list(self._traces(outputs_of, self.split)))
+        return ExitTrace.joined(list(self._traces(outputs_of, self.split, ReferenceEngine.name)))
 
-    def _traces(self, outputs_of: Callable[[Tensor], Tensor], split: Split) -> Iterator[ExitTrace]:
+    def _traces(
+        self, outputs_of: Callable[[Tensor], Tensor], split: Split, engine: str
+    ) -> Iterator[ExitTrace]:
         """The trace of every batch of a split, as it is computed."""
         done = 0
         for images in normalized_batches(split, self.card.input, device=self.device):
@@ -209,6 +220,7 @@ class Evaluator:
                 np.stack([self.task.confidence(outputs[:, e]) for e in exits], axis=1),
                 np.stack([self.task.statistic(outputs[:, e], targets) for e in exits], axis=1),
                 self.ledger.exit_blocks,
+                engine,
             )
 
 

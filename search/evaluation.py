@@ -28,6 +28,7 @@ class Evaluation:
         utilization: fraction of samples that run each block.
         mean_exit: mean number of blocks executed.
         samples: how many were evaluated.
+        engine: name of the engine that ran the model.
     """
 
     policy: Policy
@@ -40,6 +41,7 @@ class Evaluation:
     utilization: tuple[float, ...]
     mean_exit: float
     samples: int
+    engine: str = "reference"  # of what was recorded before there was another
 
     @property
     def gbops(self) -> float:
@@ -87,4 +89,5 @@ def judge(policy: Policy, trace: ExitTrace, ledger: Ledger, task: Task) -> Evalu
         utilization=tuple(float(used) for used in routing.utilization),
         mean_exit=routing.mean_exit,
         samples=len(trace),
+        engine=trace.engine,
     )

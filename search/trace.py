@@ -13,7 +13,7 @@ import numpy as np
 from search.archive import pack, unpacked
 from search.errors import BadInput, ExitbitsError
 
-TRACE_FORMAT = 1
+TRACE_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,13 @@ class ExitTrace:
         confidence: float32 ``[N, E]`` in [0, 1].
         statistic: ``[N, E, S]``; its meaning is the task's.
         exit_blocks: block (1-based) that each exit follows.
+        engine: name of the engine that ran the model.
     """
 
     confidence: np.ndarray
     statistic: np.ndarray
     exit_blocks: tuple[int, ...]
+    engine: str = "reference"
 
     def __post_init__(self) -> None:
         if self.confidence.shape != self.statistic.shape[:2] or self.confidence.shape[1] != len(
@@ -88,11 +90,14 @@ class ExitTrace:
             np.concatenate([part.confidence for part in parts]),
             np.concatenate([part.statistic for part in parts]),
             parts[0].exit_blocks,
+            parts[0].engine,
         )
 
     def take(self, samples: np.ndarray) -> ExitTrace:
         """The trace of the samples with these indices, in this order."""
-        return ExitTrace(self.confidence[samples], self.statistic[samples], self.exit_blocks)
+        return ExitTrace(
+            self.confidence[samples], self.statistic[samples], self.exit_blocks, self.engine
+        )
 
     def replay(self, thresholds: Sequence[float]) -> Routing:
         """Route every sample to the first exit whose confidence is at least its threshold.
@@ -119,6 +124,7 @@ class ExitTrace:
             confidence=self.confidence,
             statistic=self.statistic,
             exit_blocks=np.asarray(self.exit_blocks),
+            engine=np.asarray(self.engine),
         )
 
     @classmethod
@@ -133,4 +139,5 @@ class ExitTrace:
                 archive["confidence"],
                 archive["statistic"],
                 tuple(int(block) for block in archive["exit_blocks"]),
+                str(archive["engine"]),
             )

@@ -21,14 +21,6 @@ log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 
-def default_cache_folder() -> Path:
-    """``$EXITBITS_CACHE``, else ``exitbits`` in the user's cache folder."""
-    if named := os.environ.get("EXITBITS_CACHE"):
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "exitbits"
-
-
 class _DiskCache:
     """A folder with one file per key.
 

@@ -21,7 +21,7 @@ from pydantic import (
 from search.data import DATASETS
 from search.errors import BadInput, unknown_choice
 from search.policy import ALLOWED_BITS, QUANTIZED_BITS
-from search.quantize import QUANTIZERS
+from search.quantize import ENGINES, QUANTIZERS
 from studies.samplers import SAMPLERS
 
 MAX_NAME = 100
@@ -99,6 +99,12 @@ class QuantizerSection(_Section):
     name: Annotated[str, _one_of(QUANTIZERS)] = "mse"
 
 
+class EngineSection(_Section):
+    """What runs the quantized model. ``fast`` needs a C++ compiler on the worker's machine."""
+
+    name: Annotated[str, _one_of(ENGINES)] = "fast"
+
+
 class SamplerSection(_Section):
     """Who proposes policies after the anchors."""
 
@@ -148,6 +154,7 @@ class StudyConfig(_Section):
     data: DataSection
     space: SpaceSection = SpaceSection()
     quantizer: QuantizerSection = QuantizerSection()
+    engine: EngineSection = EngineSection()
     sampler: SamplerSection = SamplerSection()
     anchors: AnchorSection = AnchorSection()
     trial: TrialSection = TrialSection()

@@ -75,8 +75,8 @@ class StudyRecord:
     @classmethod
     def from_dict(cls, fields: dict[str, Any], budget: int) -> StudyRecord:
         """Build what :meth:`as_dict` gave."""
-        # A study from before trials harvested and raced goes on as it began.
-        plain = {"trial": {"harvest": 0, "racing": 0}}
+        # A study from before there was a choice goes on as it began.
+        plain = {"trial": {"harvest": 0, "racing": 0}, "engine": {"name": "reference"}}
         stored = {**plain, **fields["config"], "budget": {"trials": budget}}
         config = parse_config(stored, "stored study")
         return cls(**{**fields, "config": config, "ledger": Ledger.from_dict(fields["ledger"])})

@@ -19,8 +19,16 @@ def open_evaluator(
     split: str = "search",
     cache: TraceCache | None = None,
     device: str = "cpu",
+    engine: str | None = None,
 ) -> Evaluator:
     """Load the model and the data of a study.
+
+    Args:
+        config: of the study.
+        split: what to evaluate on.
+        cache: where traces are kept.
+        device: where the model runs.
+        engine: name of another engine than the study's.
 
     Raises:
         BadInput: when either cannot be used, or they do not belong together.
@@ -41,6 +49,7 @@ def open_evaluator(
         quantizer=config.quantizer.name,
         cache=cache,
         device=device,
+        engine_name=engine or config.engine.name,
     )
 
 

@@ -19,6 +19,7 @@ from search.models.counted import MatMul, counted_modules
 from search.models.early_exit import EarlyExitModel
 from search.policy import FULL_PRECISION
 from search.quantize.calibrate import operands
+from search.quantize.kept import KeptTensors
 from search.quantize.ranges import AffineRange, Histogram, Quantizer, weight_codes
 
 
@@ -41,59 +42,70 @@ class ActivationCodes(nn.Module):
             self._ranges[bits] = self._quantizer.activation_range(self._seen, bits)
         chosen = self._ranges[bits]
         self.scale = chosen.scale
-        self._lowest = -chosen.zero_point
-        self._highest = 2**bits - 1 - chosen.zero_point
+        self.lowest = -chosen.zero_point
+        self.highest = 2**bits - 1 - chosen.zero_point
 
     def forward(self, value: Tensor) -> Tensor:
         """Codes less the zero point, so that ``codes * scale`` is the quantized value."""
         if self.bits == FULL_PRECISION:
             return value
-        return (value / self.scale).round_().clamp_(self._lowest, self._highest)
+        return (value / self.scale).round_().clamp_(self.lowest, self.highest)
 
 
 class QuantizedProduct(nn.Module):
     """A linear or convolution layer on codes, with the parameters of the layer it stands for."""
 
     def __init__(
-        self, source: nn.Linear | nn.Conv2d, inputs: ActivationCodes, quantizer: Quantizer
+        self,
+        source: nn.Linear | nn.Conv2d,
+        inputs: ActivationCodes,
+        quantizer: Quantizer,
+        kept: KeptTensors,
     ) -> None:
         super().__init__()
-        self.source, self.inputs, self._quantizer = source, inputs, quantizer
-        self._weights: dict[int, tuple[Tensor, Tensor]] = {}
+        self.source, self.inputs = source, inputs
+        self._quantizer, self._kept = quantizer, kept
+        self._scales: dict[int, Tensor] = {}
+        self._shape = (1, -1, 1, 1) if isinstance(source, nn.Conv2d) else (-1,)
         self.set_bits(FULL_PRECISION, FULL_PRECISION)
 
     def set_bits(self, activation_bits: int, weight_bits: int) -> None:
-        """Choose both widths; weights of a width are quantized once and kept."""
+        """Choose both widths."""
         self.inputs.set_bits(activation_bits)
         self.weight_bits = weight_bits
-        if weight_bits not in self._weights:
-            self._weights[weight_bits] = self._quantize(weight_bits)
-        self.codes, scale = self._weights[weight_bits]
-        shape = (1, -1, 1, 1) if isinstance(self.source, nn.Conv2d) else (-1,)
-        self.scale = (scale * self.inputs.scale).view(shape)
-        bias = self.source.bias
-        self.bias = None if bias is None else bias.detach().view(shape)
 
-    def _quantize(self, bits: int) -> tuple[Tensor, Tensor]:
-        weight = self.source.weight.detach()
+    def weight_scale(self, bits: int) -> Tensor:
+        """Scales ``[O]`` of the weights at ``bits``, chosen once; ones at 32."""
+        if bits not in self._scales:
+            rows = self.source.weight.detach().flatten(1)
+            if bits == FULL_PRECISION:
+                self._scales[bits] = rows.new_ones(len(rows))
+            else:
+                self._scales[bits] = self._quantizer.weight_scale(rows, bits)
+        return self._scales[bits]
+
+    def _codes(self) -> Tensor:
+        """The weights at their bits, as codes in their own shape."""
+        weight, bits = self.source.weight.detach(), self.weight_bits
         if bits == FULL_PRECISION:
-            return weight, weight.new_ones(len(weight))
-        rows = weight.flatten(1)
-        scale = self._quantizer.weight_scale(rows, bits)
-        return weight_codes(rows, scale, bits).view_as(weight), scale
+            return weight
+        (codes,) = self._kept.get(
+            (self, bits), lambda: (weight_codes(weight.flatten(1), self.weight_scale(bits), bits),)
+        )
+        return codes.view_as(weight)
 
     def forward(self, value: Tensor) -> Tensor:
-        codes = self.inputs(value)
-        if isinstance(self.source, nn.Conv2d):
-            layer = self.source
+        codes, weights, layer = self.inputs(value), self._codes(), self.source
+        if isinstance(layer, nn.Conv2d):
             product = F.conv2d(
-                codes, self.codes, None, layer.stride, layer.padding, layer.dilation, layer.groups
+                codes, weights, None, layer.stride, layer.padding, layer.dilation, layer.groups
             )
         else:
-            product = F.linear(codes, self.codes)
-        if self.bias is None:
-            return product * self.scale
-        return torch.addcmul(self.bias, product, self.scale)
+            product = F.linear(codes, weights)
+        scale = (self.weight_scale(self.weight_bits) * self.inputs.scale).view(self._shape)
+        if layer.bias is None:
+            return product * scale
+        return torch.addcmul(layer.bias.detach().view(self._shape), product, scale)
 
 
 class QuantizedMatMul(nn.Module):
@@ -129,6 +141,7 @@ class ReferenceEngine:
         self, model: EarlyExitModel, seen: Mapping[str, Histogram], quantizer: Quantizer
     ) -> None:
         self.model = copy.deepcopy(model).eval()
+        self.kept = KeptTensors()
         self.sites: dict[str, QuantizedProduct | QuantizedMatMul] = {}
         for name, module in list(counted_modules(self.model)):
             codes = [ActivationCodes(seen[op], quantizer) for op in operands(name, module)]
@@ -136,7 +149,7 @@ class ReferenceEngine:
             if isinstance(module, MatMul):
                 replacement = QuantizedMatMul(codes[0], codes[1])
             else:
-                replacement = QuantizedProduct(module, codes[0], quantizer)
+                replacement = QuantizedProduct(module, codes[0], quantizer, self.kept)
             parent = self.model.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], replacement)
             self.sites[name.removeprefix("backbone.")] = replacement

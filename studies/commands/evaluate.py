@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
     from studies.workload import open_evaluator
 
-    evaluator = open_evaluator(config, split=args.split)
+    evaluator = open_evaluator(config, split=args.split, engine=recorded.engine)
     if evaluator.card.digest != bundle.model_digest:
         raise BadInput(
             f"the policy is for model {bundle.model_digest[:12]}, "
@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     if reproduced is False:
         print(
             f"exitbits: recorded were {recorded.metric} {recorded.value!r} and "
-            f"{recorded.gbops!r} GBOPs: another machine or library version can round differently",
+            f"{recorded.gbops!r} GBOPs in the {recorded.engine} engine: another machine, engine or "
+            "library version can round differently",
             file=sys.stderr,
         )
         return 1
@@ -89,7 +90,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(found: Evaluation, split: str) -> None:
     cost, references = found.cost, found.references
-    print(f"policy {found.policy.digest[:12]} on {found.samples} images of split {split}")
+    print(
+        f"policy {found.policy.digest[:12]} on {found.samples} images of split {split}, "
+        f"{found.engine} engine"
+    )
     print(f"{found.metric:>12}  {found.value:.4f} ± {found.standard_error:.4f}")
     print(
         f"{'GBOPs':>12}  {cost.expected / GIGA:.4f} expected, {cost.p95 / GIGA:.4f} at the 95th "

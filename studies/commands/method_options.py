@@ -11,9 +11,9 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
+from search.caching import default_cache_folder
 from search.errors import BadInput
 from search.maqee_settings import MaqeeSettings
-from studies.cache import default_cache_folder
 from studies.commands.common import add_json, add_store, stdout_console
 from studies.fronts import FrontSummary
 

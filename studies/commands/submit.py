@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from search.caching import default_cache_folder
 from search.errors import BadInput
-from studies.cache import DiskTraceCache, default_cache_folder
+from studies.cache import DiskTraceCache
 from studies.checkpoints import checkpoint_digest
 from studies.commands.common import add_store, positive, read_store
 from studies.config import StudyConfig, load_config
@@ -98,4 +99,9 @@ def _measure(config: StudyConfig, cache: DiskTraceCache, console: Console) -> St
             data_digest=evaluator.data_digest,
         )
         record.anchors()  # refuses a space that does not fit before anything is written
+    if config.engine.name == "fast":
+        from search.quantize.native import load_kernels
+
+        with console.status(Text("compiling the fast engine's kernels, once on this machine")):
+            load_kernels()
     return record

@@ -9,7 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
-from studies.cache import DiskTableCache, DiskTraceCache, default_cache_folder
+from search.caching import default_cache_folder
+from studies.cache import DiskTableCache, DiskTraceCache
 from studies.commands.common import add_store, positive, read_store
 from studies.launchers.local import usable_cores
 

@@ -29,6 +29,7 @@ from rich.table import Table
 
 from search.apq import AllocationProblem, Usage
 from search.baselines import BaselineSet, trained_baselines
+from search.caching import default_cache_folder
 from search.data import fashion
 from search.data.fashion import FashionDataset
 from search.data.idx import read_idx_pair
@@ -46,7 +47,7 @@ from search.sensitivity import SensitivityMeter, check_additivity
 from search.space import PolicySpace
 from search.trace import ExitTrace
 from search.train import ArrayData, TrainingData
-from studies.cache import DiskTableCache, DiskTraceCache, default_cache_folder
+from studies.cache import DiskTableCache, DiskTraceCache
 from studies.checkpoints import checkpoint_path
 from studies.recovery import Recovery
 

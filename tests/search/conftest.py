@@ -16,7 +16,9 @@ from search.evaluate import normalized_batches
 from search.models.card import Exits, InputSpec, ModelCard
 from search.models.checkpoint import build_model
 from search.models.early_exit import EarlyExitModel
+from search.quantize import ENGINES
 from search.quantize.calibrate import calibrate
+from search.quantize.engines import resolve_engine
 from search.quantize.ranges import resolve_quantizer
 from search.quantize.reference import ReferenceEngine
 from search.recipes import FASHION_ARCHITECTURE
@@ -94,6 +96,17 @@ def calibration_images(fashion_card: ModelCard) -> Tensor:
 def new_engine(
     fashion_model: EarlyExitModel, calibration_images: Tensor
 ) -> Callable[[], ReferenceEngine]:
-    """Builds fresh engines of the shared model from one calibration."""
+    """Builds fresh reference engines of the shared model from one calibration."""
     seen = calibrate(fashion_model, lambda: iter([calibration_images]))
     return lambda: ReferenceEngine(fashion_model, seen, resolve_quantizer("mse"))
+
+
+@pytest.fixture(scope="session", params=sorted(ENGINES))
+def new_any_engine(
+    request: pytest.FixtureRequest, fashion_model: EarlyExitModel, calibration_images: Tensor
+) -> Callable[[], ReferenceEngine]:
+    """The same of every engine."""
+    seen = calibrate(fashion_model, lambda: iter([calibration_images]))
+    kind = resolve_engine(request.param)
+    assert kind.name == request.param
+    return lambda: kind(fashion_model, seen, resolve_quantizer("mse"))

@@ -1,4 +1,4 @@
-"""The reference engine: full precision at 32 bits, exact products below, no hidden state."""
+"""The reference engine, and what every engine keeps: full precision at 32 bits, no hidden state."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def random_bits(ledger: Ledger, seed: int) -> dict[str, tuple[int, int]]:
 
 
 def test_all_32_bits_is_the_full_precision_model(
-    fashion_model: EarlyExitModel, new_engine: NewEngine, ledger: Ledger, search_images: Tensor
+    fashion_model: EarlyExitModel, new_any_engine: NewEngine, ledger: Ledger, search_images: Tensor
 ):
-    engine = new_engine()
+    engine = new_any_engine()
     images = search_images[:50]
     with torch.inference_mode():
         expected = fashion_model(images)
@@ -47,16 +47,18 @@ def test_all_32_bits_is_the_full_precision_model(
     torch.testing.assert_close(engine.run(images), expected, rtol=0, atol=1e-5)
 
 
-def test_the_model_itself_is_not_changed(fashion_model: EarlyExitModel, new_engine: NewEngine):
+def test_the_model_itself_is_not_changed(fashion_model: EarlyExitModel, new_any_engine: NewEngine):
     before = {name: value.clone() for name, value in fashion_model.state_dict().items()}
     kinds = [type(module) for module in fashion_model.modules()]
-    new_engine().set_bits(random_bits(fashion_model.ledger((1, 28, 28)), 0))
+    new_any_engine().set_bits(random_bits(fashion_model.ledger((1, 28, 28)), 0))
     assert [type(module) for module in fashion_model.modules()] == kinds
     assert all(torch.equal(fashion_model.state_dict()[n], value) for n, value in before.items())
 
 
-def test_the_engine_replaces_exactly_what_the_ledger_counts(new_engine: NewEngine, ledger: Ledger):
-    assert set(new_engine().sites) == {op.name for op in ledger.ops}
+def test_the_engine_replaces_exactly_what_the_ledger_counts(
+    new_any_engine: NewEngine, ledger: Ledger
+):
+    assert set(new_any_engine().sites) == {op.name for op in ledger.ops}
 
 
 def dequantized(codes: ActivationCodes, value: Tensor, bits: int) -> Tensor:
@@ -119,9 +121,9 @@ def test_a_product_equals_float64_arithmetic_on_dequantized_operands(
 
 
 def test_answers_are_bit_identical_for_any_batch_size_and_thread_count(
-    new_engine: NewEngine, ledger: Ledger, search_images: Tensor
+    new_any_engine: NewEngine, ledger: Ledger, search_images: Tensor
 ):
-    engine = new_engine()
+    engine = new_any_engine()
     engine.set_bits(uniform(ledger, 4))
     images = search_images[:100]
     threads = torch.get_num_threads()
@@ -137,11 +139,11 @@ def test_answers_are_bit_identical_for_any_batch_size_and_thread_count(
 
 
 def test_bits_leave_no_trace_of_the_bits_before(
-    new_engine: NewEngine, ledger: Ledger, search_images: Tensor
+    new_any_engine: NewEngine, ledger: Ledger, search_images: Tensor
 ):
     images = search_images[:20]
     one, other = random_bits(ledger, 1), random_bits(ledger, 2)
-    engine, fresh = new_engine(), new_engine()
+    engine, fresh = new_any_engine(), new_any_engine()
     fresh.set_bits(one)
     expected = fresh.run(images)
     answers = []
@@ -155,9 +157,9 @@ def test_bits_leave_no_trace_of_the_bits_before(
 
 @pytest.mark.parametrize("side", [0, 1], ids=["left", "right"])
 def test_the_bits_of_every_layer_reach_the_answer(
-    side: int, new_engine: NewEngine, ledger: Ledger, search_images: Tensor
+    side: int, new_any_engine: NewEngine, ledger: Ledger, search_images: Tensor
 ):
-    engine, images = new_engine(), search_images[:4]
+    engine, images = new_any_engine(), search_images[:4]
     base = uniform(ledger, 6)
     engine.set_bits(base)
     expected = engine.run(images)
