@@ -44,7 +44,7 @@ class Linear(ctypes.Structure):
     """A linear layer on codes."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("weights", "sums", "scale", "bias")),
+        *((name, ctypes.c_void_p) for name in ("weights", "offsets", "scale", "bias")),
         *((name, ctypes.c_int32) for name in ("inputs", "outputs", "steps")),
     )
 

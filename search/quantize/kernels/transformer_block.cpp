@@ -91,10 +91,11 @@ struct Levels {
   int32_t lowest, highest;
 };
 
-// A linear layer: value[o] = (raw[o] + lowest * sums[o]) * scale[o] + bias[o].
+// A linear layer: value[o] = (sum[o] + offset[o]) * scale[o] + bias[o], where the offset makes up for
+// codes that begin at zero.
 struct Linear {
   const int8_t *weights; // packed
-  const int32_t *sums;   // of each output's weights
+  const int32_t *offsets; // of each output: the input's lowest code times its weights' sum
   const float *scale, *bias;
   int32_t inputs, outputs;
   int32_t steps; // products of four that 16 bits hold; 0 where not even one
@@ -294,7 +295,7 @@ struct Room {
   long tokens, rows, padded;
   uint8_t *codes, *qkv, *hidden, *probabilities;
   int8_t *keys, *values;
-  int32_t *key_sums, *query_sums;
+  int32_t *key_offsets, *query_sums;
   float *scores;
 
   // Lays the room out from `base`, or only measures it when that is null.
@@ -313,17 +314,18 @@ struct Room {
     take(probabilities, (tokens + ROWS) * padded);
     take(keys, padded * block.head_width);
     take(values, padded * block.head_width);
-    take(key_sums, padded);
+    take(key_offsets, padded);
     take(query_sums, padded);
     take(scores, ROWS * padded);
     return next - base;
   }
 };
 
-// Keys of one head as panels of COLUMNS tokens, and the sums of every token's query and key codes.
+// Keys of one head as panels of COLUMNS tokens, the sums of every token's query codes, and those of
+// its key codes times the query's offset.
 void pack_keys(Room &room, const uint8_t *query, const uint8_t *key, long pitch, int width,
-               int middle) {
-  std::memset(room.key_sums, 0, room.padded * sizeof(int32_t));
+               int middle, int32_t query_offset) {
+  std::memset(room.key_offsets, 0, room.padded * sizeof(int32_t));
   for (long token = 0; token < room.padded; ++token) {
     int8_t *column = room.keys + token / COLUMNS * width * COLUMNS + token % COLUMNS * 4;
     if (token >= room.tokens) {
@@ -335,7 +337,7 @@ void pack_keys(Room &room, const uint8_t *query, const uint8_t *key, long pitch,
     for (int at = 0; at < width; ++at) q_sum += q[at];
     for (int at = 0; at < width; ++at) k_sum += k[at];
     room.query_sums[token] = q_sum;
-    room.key_sums[token] = k_sum - width * middle;
+    room.key_offsets[token] = (k_sum - width * middle) * query_offset;
     const Signed shift = (int8_t)middle - Signed{}; // 128 wraps around, and so does the difference
     for (int at = 0; at < width; at += 16) {
       Signed codes = *reinterpret_cast<const Signed *>(k + at) - shift;
@@ -394,7 +396,7 @@ void attend(const Block &block, Room &room, const uint8_t *qkv, uint8_t *out) {
   for (int head = 0; head < block.heads; ++head) {
     const uint8_t *query = qkv + head * width;
     const uint8_t *key = query + block.width, *value = key + block.width;
-    pack_keys(room, query, key, pitch, width, block.key_middle);
+    pack_keys(room, query, key, pitch, width, block.key_middle, query_offset);
     pack_values(room, value, pitch, width, block.value_middle);
     const int32_t fixed = width * query_offset * key_offset;
     for (long first = 0; first < tokens; first += ROWS) {
@@ -403,8 +405,7 @@ void attend(const Block &block, Room &room, const uint8_t *qkv, uint8_t *out) {
                block.scores_steps, [&](long row, long column, const int32_t *sums) {
                  Ints shared = all(room.query_sums[first + row] * key_offset + fixed);
                  for (int at = 0; at < COLUMNS; at += LANES) {
-                   Ints codes = load(sums + at) + shared +
-                                load(room.key_sums + column + at) * query_offset;
+                   Ints codes = load(sums + at) + shared + load(room.key_offsets + column + at);
                    store(room.scores + row * room.padded + column + at,
                          as_floats(codes) * log2_scale);
                  }
@@ -448,11 +449,11 @@ void attend(const Block &block, Room &room, const uint8_t *qkv, uint8_t *out) {
 
 // out(row, column, LANES outputs, the next LANES) of a linear layer on codes [rows, inputs].
 template <class Out>
-void apply(const Linear &layer, Levels levels, const uint8_t *codes, long rows, Out out) {
+void apply(const Linear &layer, const uint8_t *codes, long rows, Out out) {
   multiply(codes, layer.inputs, rows, layer.weights, layer.inputs / 4, layer.outputs, layer.steps,
            [&](long row, long column, const int32_t *sums) {
              auto value = [&](int at) {
-               Ints whole = load(sums + at) + load(layer.sums + column + at) * levels.lowest;
+               Ints whole = load(sums + at) + load(layer.offsets + column + at);
                return as_floats(whole) * load(layer.scale + column + at) +
                       load(layer.bias + column + at);
              };
@@ -461,9 +462,9 @@ void apply(const Linear &layer, Levels levels, const uint8_t *codes, long rows, 
 }
 
 // Adds a branch's output to the tokens.
-void add(const Linear &layer, Levels levels, const uint8_t *codes, long rows, const float *scale,
+void add(const Linear &layer, const uint8_t *codes, long rows, const float *scale,
          float *tokens) {
-  apply(layer, levels, codes, rows, [&](long row, long column, Floats left, Floats right) {
+  apply(layer, codes, rows, [&](long row, long column, Floats left, Floats right) {
     float *to = tokens + row * layer.outputs + column;
     if (scale) {
       left = left * load(scale + column);
@@ -480,7 +481,7 @@ void run_images(const Block &block, float *tokens, long images, Room &room) {
             block.qkv_input, room.codes);
   const Coder coders[3] = {Coder(block.query), Coder(block.key), Coder(block.value)};
   const float before[3] = {block.query_scale, 1.0f, 1.0f};
-  apply(block.qkv, block.qkv_input, room.codes, room.rows,
+  apply(block.qkv, room.codes, room.rows,
         [&](long row, long column, Floats left, Floats right) {
           int part = (int)(column / width);
           coders[part].put(room.qkv + row * 3 * width + column, left * before[part],
@@ -489,15 +490,15 @@ void run_images(const Block &block, float *tokens, long images, Room &room) {
   for (long image = 0; image < images; ++image)
     attend(block, room, room.qkv + image * room.tokens * 3 * width,
            room.codes + image * room.tokens * width);
-  add(block.proj, block.proj_input, room.codes, room.rows, block.branch1_scale, tokens);
+  add(block.proj, room.codes, room.rows, block.branch1_scale, tokens);
   normalize(tokens, room.rows, width, block.norm2_weight, block.norm2_bias, block.epsilon2,
             block.fc1_input, room.codes);
   const Coder hidden(block.fc2_input);
-  apply(block.fc1, block.fc1_input, room.codes, room.rows,
+  apply(block.fc1, room.codes, room.rows,
         [&](long row, long column, Floats left, Floats right) {
           hidden.put(room.hidden + row * block.hidden + column, gelu(left), gelu(right));
         });
-  add(block.fc2, block.fc2_input, room.hidden, room.rows, block.branch2_scale, tokens);
+  add(block.fc2, room.hidden, room.rows, block.branch2_scale, tokens);
 }
 
 } // namespace
