@@ -118,17 +118,21 @@ class MeanSquaredError:
         lows = [low * float(clip) for clip in self._clip_grid] if low < 0 else [0.0]
         highs = [high * float(clip) for clip in self._clip_grid] if high > 0 else [0.0]
 
-        def error(bounds: tuple[float, float]) -> float:
-            chosen = AffineRange.covering(*bounds, bits)
-            codes = np.round(values / chosen.scale) + chosen.zero_point
-            codes = np.clip(codes, 0, 2**bits - 1) - chosen.zero_point
-            return float(counts @ np.square(codes * chosen.scale - values))
+        def best(candidates: list[tuple[float, float]]) -> tuple[float, float]:
+            """The bounds with the least squared error, the first of equals."""
+            chosen = [AffineRange.covering(*bounds, bits) for bounds in candidates]
+            scale = np.array([one.scale for one in chosen])[:, None]
+            zero_point = np.array([one.zero_point for one in chosen])[:, None]
+            codes = np.round(values / scale) + zero_point
+            np.clip(codes, 0, 2**bits - 1, out=codes)
+            off = np.square((codes - zero_point) * scale - values)
+            return candidates[int(np.argmin([counts @ row for row in off]))]
 
         # Each bound in turn until neither moves; two or three rounds in practice.
         bounds = (low, high)
         for _ in range(8):
-            better = min(((one, bounds[1]) for one in lows), key=error)
-            better = min(((better[0], one) for one in highs), key=error)
+            better = best([(one, bounds[1]) for one in lows])
+            better = best([(better[0], one) for one in highs])
             if better == bounds:
                 break
             bounds = better
