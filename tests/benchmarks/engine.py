@@ -3,8 +3,9 @@
 Every row is a process of its own, one after the other. Start-up is everything from the loaded model
 to the end of the first pass: calibration, ranges, kernels compiled into an empty folder, traced
 graphs. Then an engine chooses the ranges of all widths, once in its life. After that every pass has
-other bits, drawn from 2 to 8 for every operation (``set_bits`` is part of the pass). Memory is the process's peak beyond what the loaded model and
-images take. Agreement compares both engines on the bundled model's search split at uniform bits.
+other bits, drawn from 2 to 8 for every operation (``set_bits`` is part of the pass). Memory is the
+process's peak beyond what the loaded model and images take. Agreement compares both engines on the
+bundled model's search split at uniform bits.
 
     python tests/benchmarks/engine.py
 """
