@@ -1,7 +1,8 @@
 """The command ``exitbits``.
 
 Only the module of the command that was asked for is imported, so that reading commands start
-without torch, timm or whatever else another command needs.
+without torch, timm or whatever else another command needs. Other packages add commands by entry
+points in the group ``exitbits.commands``, each naming a module with ``add_arguments`` and ``run``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from typing import NoReturn
 
 from search.errors import ExitbitsError
@@ -48,6 +50,11 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
 
 
+def added_commands() -> dict[str, str]:
+    """Commands of other packages: name to module."""
+    return {point.name: point.value for point in entry_points(group="exitbits.commands")}
+
+
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """Build the parser, with the arguments of ``command`` only."""
     parser = _Parser(
@@ -61,6 +68,14 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
         child = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
         if name == command:
             importlib.import_module(module).add_arguments(child)
+    for name, module in added_commands().items():
+        if command not in (None, name):
+            commands.add_parser(name)
+            continue
+        found = importlib.import_module(module)
+        summary = (found.__doc__ or "").partition(":")[2].strip().partition("\n")[0].rstrip(".")
+        child = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+        found.add_arguments(child)
     return parser
 
 
@@ -70,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((word for word in arguments if not word.startswith("-")), None)
     try:
         parsed = build_parser(command).parse_args(arguments)
-        code: int = importlib.import_module(COMMANDS[parsed.command][0]).run(parsed)
+        module = {**added_commands(), **{name: one[0] for name, one in COMMANDS.items()}}
+        code: int = importlib.import_module(module[parsed.command]).run(parsed)
         sys.stdout.flush()  # here, where a full disk or a reader that left can still be handled
         return code
     except ExitbitsError as error:

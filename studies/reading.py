@@ -89,6 +89,21 @@ class StudyReader:
 
     # One study
 
+    def version(self, name: str) -> tuple[int, int]:
+        """Id and revision of a study: the first tells it from another that had its name, the second
+        stands still while nothing changes.
+
+        Raises:
+            BadInput: when there is none.
+        """
+        statement = select(studies.c.id, studies.c.revision).where(studies.c.name == name)
+        with self.database.read() as connection:
+            row = connection.execute(statement).one_or_none()
+        if row is None:
+            self.get(name)  # says which there are
+        assert row is not None
+        return row.id, row.revision
+
     def progress(self, name: str) -> Progress:
         """Count the trials of a study by state, in one statement."""
         again = case((trials.c.attempt > 1, trials.c.attempt - 1), else_=0)

@@ -15,22 +15,15 @@ from typing import Any
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
-from sqlalchemy import (
-    Connection,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from search.digest import digest_of
-from search.errors import BadInput
+from search.errors import BadInput, check_range
 from search.evaluation import Evaluation
 from search.tables import SensitivityTables
 from studies.claims import Claims
-from studies.config import parse_config
+from studies.config import MAX_TRIALS, parse_config
 from studies.database import PATIENCE_S, Database, StoreUnavailable
 from studies.known_front import KnownFront
 from studies.reading import StudyReader
@@ -114,25 +107,59 @@ class StudyStore(StudyReader):
     def raise_budget(self, name: str, budget: int) -> StudyRecord:
         """Let the study go on to ``budget`` trials of its own if that is more than it has.
 
-        Contributed trials come on top: they took nothing from the search.
+        Contributed trials come on top: they took nothing from the search. A stopped study goes on.
+
+        Raises:
+            BadInput: when there is no such study, or it cannot have as many trials.
         """
-        contributed = (
-            select(func.count(trials.c.id))
-            .where(
-                trials.c.study_id == studies.c.id,
-                trials.c.state == TrialState.COMPLETE.value,
-                trials.c.source.not_in([ANCHOR, *SAMPLERS]),
-            )
-            .scalar_subquery()
+        check_range("budget", budget, 1, MAX_TRIALS, whole=True)
+        self.get(name)
+        contributed = select(func.count(trials.c.id)).where(
+            trials.c.study_id == studies.c.id,
+            studies.c.name == name,
+            trials.c.state == TrialState.COMPLETE.value,
+            trials.c.source.not_in([ANCHOR, *SAMPLERS]),
         )
 
         def change(connection: Connection) -> None:
             # Locked before it is counted: a contribution that comes meanwhile would be missed.
             connection.execute(select(studies.c.id).where(studies.c.name == name).with_for_update())
+            in_all = budget + connection.execute(contributed).scalar_one()
+            # More could be written, but never be read again.
+            check_range("budget with contributed trials", in_all, 1, MAX_TRIALS)
             connection.execute(
                 update(studies)
-                .where(studies.c.name == name, studies.c.budget < budget + contributed)
-                .values(budget=budget + contributed, revision=studies.c.revision + 1)
+                .where(studies.c.name == name, studies.c.budget < in_all)
+                .values(budget=in_all, revision=studies.c.revision + 1)
+            )
+
+        self.database.write(change)
+        return self.get(name)
+
+    def stop(self, name: str) -> StudyRecord:
+        """End the study's budget at the trials that workers have taken so far.
+
+        Those that run are finished, no other begins. :meth:`raise_budget` lets it go on.
+
+        Raises:
+            BadInput: when there is no such study, or none of its trials has begun.
+        """
+        self.get(name)
+
+        def change(connection: Connection) -> None:
+            # Locked before it is read: a claim that comes meanwhile waits, and finds no budget.
+            claimed = connection.execute(
+                select(studies.c.claimed).where(studies.c.name == name).with_for_update()
+            ).scalar_one_or_none()
+            if claimed == 0:
+                raise BadInput(
+                    f"study {name!r} has not begun, so there is nothing to stop: archive it to "
+                    "keep workers away"
+                )
+            connection.execute(
+                update(studies)
+                .where(studies.c.name == name, studies.c.budget > claimed)
+                .values(budget=claimed, revision=studies.c.revision + 1)
             )
 
         self.database.write(change)

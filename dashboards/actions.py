@@ -1,0 +1,296 @@
+"""Everything that changes a store from the dashboard: submitting, stopping, raising, archiving."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from search.errors import BadInput, unknown_choice
+from studies.commands.common import STORE
+from studies.config import MAX_TRIALS, StudyConfig, load_config, preset_names
+from studies.store import StudyStore
+
+MAX_TEXT = 65_536
+MAX_AT_ONCE = 2
+KEPT_SUBMISSIONS = 10
+GRACE_S = 2.0
+
+State = Literal["measuring", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A study on its way into the store.
+
+    Attributes:
+        number: of the submission, from 1.
+        study: its name.
+        state: ``measuring`` the full-precision reference, ``done``, or ``failed``.
+        words: what came of it, in one line; empty while it runs.
+    """
+
+    number: int
+    study: str
+    state: State = "measuring"
+    words: str = ""
+
+
+@dataclass
+class _Child:
+    """The process of a submission, and the folder that holds its text and what it prints."""
+
+    process: subprocess.Popen[bytes]
+    folder: tempfile.TemporaryDirectory[str]
+
+    def words(self, name: str) -> str:
+        """The last line that it printed to ``name``, without the folder's name."""
+        with (Path(self.folder.name) / name).open("rb") as printed:
+            printed.seek(max(0, os.fstat(printed.fileno()).st_size - 8192))
+            lines = printed.read().decode(errors="replace").strip().splitlines()
+        return _without(self.folder.name, lines[-1].removeprefix("exitbits: ")) if lines else ""
+
+    def end(self) -> None:
+        """End the process and those that it started."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self.process.poll() is None:  # else its number may be another's by now
+                os.killpg(self.process.pid, number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(GRACE_S)
+        self.folder.cleanup()
+
+
+class Workplace:
+    """The store, and the submissions that run for it.
+
+    Args:
+        store: where studies are changed.
+    """
+
+    def __init__(self, store: StudyStore) -> None:
+        self.store = store
+        self._lock = threading.Lock()
+        self._submissions: dict[int, Submission] = {}
+        self._children: dict[int, _Child] = {}
+        self._made = 0
+        self._closed = False
+
+    # Studies that are there
+
+    def set_archived(self, name: str, archived: bool) -> str:
+        """Hide a study from lists and workers, or show it again; says so in one line.
+
+        Raises:
+            BadInput: when there is no such study.
+        """
+        self.store.set_archived(name, archived)
+        if archived:
+            return f"study {name!r} is archived: workers leave it alone"
+        return f"study {name!r} is back"
+
+    def stop(self, name: str) -> str:
+        """Let running trials finish and no new one begin; says so in one line.
+
+        Raises:
+            BadInput: when there is no such study, or it has not begun.
+        """
+        budget = self.store.stop(name).config.budget.trials
+        running = self.store.progress(name).running
+        rest = f"; {_counted(running, 'trial')} in hand will be finished" if running else ""
+        return f"study {name!r} ends at {_counted(budget, 'trial')}{rest}"
+
+    def raise_budget(self, name: str, trials: int) -> str:
+        """Let a study go on to ``trials`` of its own; says so in one line.
+
+        Raises:
+            BadInput: when there is no such study, or that is not more than it has.
+        """
+        before = self.store.get(name).config.budget.trials
+        budget = self.store.raise_budget(name, trials).config.budget.trials
+        if budget <= before:
+            raise BadInput(
+                f"study {name!r} has a budget of {_counted(before, 'trial')}: "
+                f"{trials} is no more, give a higher number up to {MAX_TRIALS}"
+            )
+        return f"study {name!r} goes on to {_counted(budget, 'trial')}"
+
+    # Submitting
+
+    def check(self, text: str, name: str | None, trials: int | None) -> StudyConfig:
+        """Check a study's TOML as ``exitbits submit`` would.
+
+        Args:
+            text: the TOML.
+            name, trials: replace what it says.
+
+        Raises:
+            BadInput: as for a file; for a relative path; or when the store has the name with
+                another configuration.
+        """
+        with tempfile.TemporaryDirectory(prefix="exitbits-") as folder:
+            config = _load(_write(Path(folder), text), name, trials)
+        known = self.store.find(config.name)
+        if known is not None and (difference := known.config.difference(config)):
+            raise BadInput(
+                f"study {config.name!r} exists with another configuration ({difference}): "
+                "give this one another name"
+            )
+        return config
+
+    def submit(self, text: str, name: str | None, trials: int | None) -> Submission:
+        """Check a study and submit it in a process of its own, which measures its reference.
+
+        Raises:
+            BadInput: as :meth:`check` does; or when as many as may be are under way.
+        """
+        config = self.check(text, name, trials)
+        with self._lock:
+            self._look()
+            if self._closed:
+                raise BadInput("the dashboard is ending: start it again")
+            under_way = [self._submissions[number].study for number in self._children]
+            if config.name in under_way:
+                raise BadInput(f"study {config.name!r} is being submitted already: wait for it")
+            if len(under_way) >= MAX_AT_ONCE:
+                listed = " and ".join(map(repr, under_way))
+                raise BadInput(
+                    f"{listed} are being submitted: at most {MAX_AT_ONCE} at once, wait for one"
+                )
+            self._made += 1
+            if not self._children:
+                atexit.register(self.close)
+            self._children[self._made] = _start(self.store.address, text, name, trials)
+            found = self._submissions[self._made] = Submission(self._made, config.name)
+            return found
+
+    def submissions(self) -> list[Submission]:
+        """The last submissions as they are now, the newest first."""
+        with self._lock:
+            self._look()
+            return sorted(self._submissions.values(), key=lambda one: -one.number)
+
+    def close(self) -> None:
+        """End the submissions under way; none of them has changed the store."""
+        with self._lock:
+            self._closed = True
+            self._look()
+            for number, child in self._children.items():
+                child.end()
+                self._ended(number, "failed", "the dashboard ended before it was measured")
+            self._children.clear()
+            atexit.unregister(self.close)
+
+    def _look(self) -> None:
+        """Take note of processes that have ended."""
+        for number, child in list(self._children.items()):
+            code = child.process.poll()
+            if code is None:
+                continue
+            if code == 0:
+                self._ended(number, "done", child.words("stdout"))
+            elif code < 0:
+                cause = " (out of memory?)" if -code == signal.SIGKILL else ""
+                self._ended(number, "failed", f"it was killed by signal {-code}{cause}")
+            else:
+                words = child.words("stderr") or f"it ended with code {code} and printed nothing"
+                self._ended(number, "failed", words)
+            child.folder.cleanup()
+            del self._children[number]
+
+    def _ended(self, number: int, state: State, words: str) -> None:
+        self._submissions[number] = replace(self._submissions[number], state=state, words=words)
+        while len(self._submissions) > KEPT_SUBMISSIONS:
+            del self._submissions[min(self._submissions)]
+
+
+def preset_text(name: str) -> str:
+    """The TOML of a preset.
+
+    Raises:
+        BadInput: when there is none of that name.
+    """
+    if name not in preset_names():
+        raise unknown_choice("preset", name, preset_names())
+    return resources.files("studies").joinpath("presets", f"{name}.toml").read_text()
+
+
+def _write(folder: Path, text: str) -> Path:
+    """The text as a file of a folder that only this user can read."""
+    if len(text) > MAX_TEXT:
+        raise BadInput(f"the text has {len(text)} characters: at most {MAX_TEXT} are read")
+    file = folder / "study.toml"
+    try:
+        file.write_text(text)
+    except UnicodeEncodeError as error:
+        raise BadInput(f"the text holds {error.object[error.start]!r}: remove it") from error
+    return file
+
+
+def _load(file: Path, name: str | None, trials: int | None) -> StudyConfig:
+    """Read the file as the command does; its errors do not say where it lies."""
+    try:
+        config = load_config(str(file), name=name, trials=trials)
+    except BadInput as error:
+        raise BadInput(_without(str(file.parent), str(error))) from error
+    except (RuntimeError, ValueError) as error:
+        # What has no error of its own: nesting or digits without end, the home of nobody.
+        raise BadInput(f"study.toml: cannot be read ({error})") from error
+    for key, path in (
+        ("model.checkpoint", config.model.checkpoint),
+        ("data.path", config.data.path),
+    ):
+        # The reader takes relative paths from the file's folder, which nobody meant here.
+        if path is not None and f"{path}{os.sep}".startswith(f"{file.parent}{os.sep}"):
+            raise BadInput(
+                f"{key} {_without(str(file.parent), path)!r} is relative: give the whole path, as "
+                "it is on the machine of the dashboard and of every worker"
+            )
+    return config
+
+
+def _without(folder: str, words: str) -> str:
+    return words.replace(f"{folder}{os.sep}", "").replace(folder, "")
+
+
+def _start(address: str, text: str, name: str | None, trials: int | None) -> _Child:
+    """Start ``exitbits submit``.
+
+    The store's address goes through the environment, where it may hold a password; so does a
+    password that the environment held before. Modules are never taken from the working folder.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="exitbits-submit-")
+    try:
+        file = _write(Path(folder.name), text)
+        command = [sys.executable, "-P", "-m", "studies.cli", "submit", str(file)]
+        # In one word with its option: a name may begin with a dash.
+        command += [] if name is None else [f"--name={name}"]
+        command += [] if trials is None else [f"--trials={trials}"]
+        with (
+            (file.parent / "stdout").open("wb") as stdout,
+            (file.parent / "stderr").open("wb") as stderr,
+        ):
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                env={**os.environ, STORE: address},
+                process_group=0,  # Ctrl-C reaches the server only, which then ends it
+            )
+    except BaseException:
+        folder.cleanup()
+        raise
+    return _Child(process, folder)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,129 @@
+"""The dashboard: pages over the snapshots of one store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import unquote
+
+from dash import Dash, Input, Output, State, dcc, html
+from flask import Response
+
+from dashboards import actions
+from dashboards.pages import compare, front, launch, parts, policy, studies
+from dashboards.security import LOOPBACK, Guard
+from dashboards.snapshot import Snapshots
+from search.errors import ExitbitsError
+from studies.store import StudyStore
+
+NAVIGATION = (("Studies", "/"), ("Compare", "/compare"), ("Launch", "/launch"))
+
+
+def create_app(store: StudyStore, *, token: str | None = None, local: bool = True) -> Dash:
+    """The application.
+
+    Args:
+        store: whose studies are shown.
+        token: asked for at a login page; None for none.
+        local: whether only this machine reaches it, so that only local names are answered.
+    """
+    app = Dash(
+        __name__,
+        title="exitbits",
+        update_title="",
+        serve_locally=True,
+        suppress_callback_exceptions=True,
+        compress=True,
+        assets_folder="assets",
+        csrf_token_name="_csrf_token",
+        csrf_header_name="X-CSRFToken",
+        description="Fronts of depth-precision policies",
+    )
+    app.index_string = app.index_string.replace("<html>", '<html lang="en">')
+    Guard(token, LOOPBACK if local else None).protect(app.server)
+    snapshots, workplace = Snapshots(store), actions.Workplace(store)
+
+    @app.server.get("/health")
+    def health() -> Response:
+        try:
+            store.names()
+        except ExitbitsError as error:
+            return Response(f"{error}\n", 503, mimetype="text/plain")
+        return Response("ok\n", mimetype="text/plain")
+
+    app.layout = _frame()
+    _register_routes(app, snapshots, workplace)
+    for page in (studies, front, policy, compare):
+        page.register(app, snapshots)
+    studies.register_actions(app, workplace)
+    launch.register(app, workplace)
+    return app
+
+
+def _frame() -> html.Div:
+    """What every page has around it."""
+    return html.Div(
+        [
+            dcc.Location(id="url", refresh="callback-nav"),
+            dcc.Store(id="theme", storage_type="local", data="light"),
+            html.A("Skip to the content", href="#content", className="skip"),
+            html.Header(
+                [
+                    html.A("exitbits", href="/", className="brand"),
+                    html.Nav(
+                        [dcc.Link(label, href=path) for label, path in NAVIGATION],
+                        **{"aria-label": "Pages"},
+                    ),
+                    html.Button(
+                        "Dark theme",
+                        id="theme-button",
+                        n_clicks=0,
+                        type="button",
+                        className="quiet",
+                    ),
+                ]
+            ),
+            html.Main(id="content", tabIndex="-1"),
+            html.Footer(
+                "Accuracy on these pages was measured on the search split, which also chose the "
+                "policies: it flatters them. No policy is certified yet."
+            ),
+        ]
+    )
+
+
+def _register_routes(app: Dash, snapshots: Snapshots, workplace: actions.Workplace) -> None:
+    app.clientside_callback(
+        "window.dash_clientside.exitbits.toggle_theme",
+        Output("theme", "data"),
+        Input("theme-button", "n_clicks"),
+        State("theme", "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        "window.dash_clientside.exitbits.apply_theme",
+        Output("theme-button", "children"),
+        Input("theme", "data"),
+    )
+
+    @app.callback(Output("content", "children"), Input("url", "pathname"), State("url", "search"))
+    def show(path: str | None, search: str | None) -> Any:
+        steps = [unquote(step) for step in (path or "/").strip("/").split("/") if step]
+        return parts.guarded(lambda: _page(steps, search or "", snapshots, workplace))
+
+
+def _page(
+    steps: Sequence[str], search: str, snapshots: Snapshots, workplace: actions.Workplace
+) -> Any:
+    match steps:
+        case []:
+            return studies.layout(snapshots, search)
+        case ["compare"]:
+            return compare.layout(snapshots, search)
+        case ["launch"]:
+            return launch.layout(workplace)
+        case ["study", name]:
+            return front.layout(snapshots.get(name), search)
+        case ["study", name, "policy", number] if number.isdecimal() and len(number) < 19:
+            return policy.layout(snapshots, name, int(number))
+    return parts.problem("There is no such page.", "Go to the studies to begin anew.")

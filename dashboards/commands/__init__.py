@@ -1,0 +1,1 @@
+"""Commands of presentation, found through the entry points ``exitbits.commands``."""

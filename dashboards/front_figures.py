@@ -1,0 +1,425 @@
+"""The figures of the front page: pure functions from a snapshot and a view."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from dashboards import theme
+from dashboards.snapshot import KINDS, Snapshot
+from dashboards.view import FrontView
+from search.evaluation import GIGA
+from search.front import best_under, front_indices, knee
+from studies.records import Recorded
+
+LABELS = {
+    "anchor": "anchor (queued at the start)",
+    "proposed": "proposed by the sampler",
+    "harvest": "harvested from a trial's trace",
+    "method": "baseline or method",
+}
+SYMBOLS = {
+    "anchor": "square",
+    "proposed": "circle",
+    "harvest": "triangle-up",
+    "method": "diamond",
+}
+_COLORS = {
+    "anchor": theme.ORANGE,
+    "proposed": theme.GREY,
+    "harvest": theme.GREEN,
+    "method": theme.PURPLE,
+}
+_DASHES = ("dot", "dash", "dashdot", "longdash", "longdashdot")
+
+# Order of the traces: everything that a page began with, what came since, and what lies on top.
+RECENT = len(KINDS)
+FRONT = 2 * len(KINDS)
+TOP = ("front", "knee", "budget", "chosen")
+
+
+def front_figure(snapshot: Snapshot, view: FrontView, mode: str) -> go.Figure:
+    """Metric against expected GBOPs.
+
+    Every point of the study is in the traces of its kind, also when it is on the front, which is
+    drawn above them: points that come later change only the small traces that follow.
+    """
+    figure = go.Figure()
+    for kind in range(len(KINDS)):
+        figure.add_trace(_cloud(snapshot, np.flatnonzero(snapshot.kinds == kind), kind, view))
+    for trace in moving_traces(snapshot, snapshot.revision, view, mode):
+        figure.add_trace(trace)
+    for trace in _baselines(snapshot):
+        figure.add_trace(trace)
+    record, summary, colors = snapshot.record, snapshot.summary, theme.colors(mode)
+    low, high = cost_range(snapshot)
+    shapes, annotations = reference_lines(snapshot, view)
+    zoom = view.zoom or (low * 0.8, max(high, summary.w8a8_gbops) * 1.15, *_metric_range(snapshot))
+    x_range = [math.log10(max(one, 1e-12)) for one in zoom[:2]] if view.x == "log" else zoom[:2]
+    figure.update_layout(
+        theme.layout(
+            mode,
+            xaxis={
+                "title": f"GBOPs a sample, expected ({view.x})",
+                "type": view.x,
+                "range": list(x_range),
+                "gridcolor": colors.grid,
+                "automargin": True,
+                **_ticks(low, max(high, summary.w8a8_gbops), view.x),
+            },
+            yaxis={
+                "title": f"{escape(record.metric)} on the search split",
+                "range": list(zoom[2:]),
+                "gridcolor": colors.grid,
+                "automargin": True,
+            },
+            legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0},
+            margin={"l": 60, "r": 16, "t": 24, "b": 40},
+            dragmode="zoom",
+            hovermode="closest",
+            # The same as long as the axes mean the same: zoom and selection stay.
+            uirevision=f"{record.config.name} {view.x}",
+            selectionrevision=record.config.name,
+            selections=_drawn_selection(view),
+            shapes=shapes,
+            annotations=annotations,
+        )
+    )
+    return figure
+
+
+def moving_traces(snapshot: Snapshot, base: int, view: FrontView, mode: str) -> list[Any]:
+    """What changes while a page is open: points since revision ``base``, and all that is on top."""
+    since = np.arange(len(snapshot.until(base)), len(snapshot.rows))
+    recent = [
+        _cloud(snapshot, since[snapshot.kinds[since] == kind], kind, view, recent=True)
+        for kind in range(len(KINDS))
+    ]
+    return [*recent, *_on_top(snapshot, view, mode)]
+
+
+def _cloud(
+    snapshot: Snapshot, chosen: np.ndarray, kind: int, view: FrontView, *, recent: bool = False
+) -> go.Scattergl:
+    name = KINDS[kind]
+    points = snapshot.points[chosen].astype(np.float32)
+    return go.Scattergl(
+        x=points[:, 1],
+        y=points[:, 0],
+        mode="markers",
+        name=LABELS[name],
+        legendgroup=name,
+        showlegend=not recent and bool((snapshot.kinds == kind).any()),
+        visible=view.dominated,
+        hoverinfo="none",
+        customdata=[snapshot.rows[int(i)].id for i in chosen] if recent else None,
+        marker={
+            "symbol": f"{SYMBOLS[name]}-open",
+            "color": _COLORS[name],
+            "size": 7,
+            "opacity": 0.75,
+        },
+    )
+
+
+def _on_top(snapshot: Snapshot, view: FrontView, mode: str) -> list[go.Scatter]:
+    colors, rows = theme.colors(mode), snapshot.summary.front_rows
+    front = go.Scatter(
+        x=[row.gbops for row in rows],
+        y=[row.value for row in rows],
+        customdata=[row.id for row in rows],
+        mode="lines+markers",
+        name="Pareto front" + (" ± standard error" if view.errors else ""),
+        line={"color": colors.front, "width": 2, "shape": "hv"},
+        marker={
+            "color": colors.front,
+            "size": 9,
+            "symbol": [SYMBOLS[row.kind] for row in rows],
+        },
+        error_y={
+            "array": [row.standard_error for row in rows],
+            "color": colors.front,
+            "thickness": 1,
+            "width": 2,
+            "visible": view.errors,
+        },
+        hoverinfo="none",
+    )
+    bend = knee(snapshot.points) if len(snapshot.rows) else None
+    picked = best_index(snapshot, view.budget)
+    chosen = chosen_rows(snapshot, view) if is_narrowed(view) else []
+    return [
+        front,
+        _marker([] if bend is None else [snapshot.rows[bend]], "knee of the front", "star", 16,
+                theme.VERMILLION, colors.paper),
+        _marker([] if picked is None else [snapshot.rows[picked]], "best under the budget",
+                "circle-open", 20, theme.VERMILLION, theme.VERMILLION),
+        _marker(chosen, "selected", "circle-open", 12, colors.ink, colors.ink),
+    ]  # fmt: skip
+
+
+def _marker(
+    rows: Sequence[Recorded], name: str, symbol: str, size: int, color: str, line: str
+) -> go.Scatter:
+    return go.Scatter(
+        x=[row.gbops for row in rows],
+        y=[row.value for row in rows],
+        customdata=[row.id for row in rows],
+        mode="markers",
+        name=name,
+        showlegend=bool(rows),
+        marker={
+            "symbol": symbol,
+            "size": size,
+            "color": color,
+            "line": {"color": line, "width": 2},
+        },
+        hoverinfo="skip" if name != "selected" else "none",
+    )
+
+
+def _baselines(snapshot: Snapshot) -> list[go.Scatter]:
+    """The front of every method that gave more than one policy, as a curve."""
+    by_source: dict[str, list[int]] = {}
+    for index in np.flatnonzero(snapshot.kinds == KINDS.index("method")):
+        by_source.setdefault(snapshot.rows[int(index)].source, []).append(int(index))
+    curves = []
+    for number, (source, found) in enumerate(sorted(by_source.items())):
+        points = snapshot.points[found]
+        points = points[front_indices(points)]
+        curves.append(
+            go.Scatter(
+                x=points[:, 1],
+                y=points[:, 0],
+                mode="lines",
+                name=escape(source),
+                line={
+                    "color": theme.PURPLE,
+                    "width": 1.5,
+                    "dash": _DASHES[number % 5],
+                    "shape": "hv",
+                },
+                hoverinfo="skip",
+            )
+        )
+    return curves
+
+
+def reference_lines(
+    snapshot: Snapshot, view: FrontView
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Shapes and annotations of full precision, W8A8, and the picked bits, all at full depth."""
+    record, summary = snapshot.record, snapshot.summary
+    top = record.reference_value
+    shapes: list[dict[str, Any]] = [
+        {
+            "type": "line", "xref": "x domain", "x0": 0, "x1": 1, "y0": top, "y1": top,
+            "line": {"color": theme.GREEN, "dash": "dash", "width": 1.5},
+        }
+    ]  # fmt: skip
+    annotations: list[dict[str, Any]] = [
+        {
+            "text": f"full precision {top:.4f}, {summary.w32a32_gbops:.1f} GBOPs",
+            "xref": "x domain", "x": 0, "y": top, "xanchor": "left", "yanchor": "bottom",
+            "showarrow": False, "font": {"color": theme.GREEN},
+        }
+    ]  # fmt: skip
+    lines = [(summary.w8a8_gbops, "W8A8, full depth")]
+    picked = best_index(snapshot, view.budget)
+    if picked is not None:
+        same = record.ledger.references(snapshot.rows[picked].policy).same_bits
+        lines.append((same / GIGA, "the picked bits, full depth"))
+    for cost, text in lines:
+        shapes.append(
+            {
+                "type": "line", "yref": "y domain", "y0": 0, "y1": 1, "x0": cost, "x1": cost,
+                "line": {"color": theme.PURPLE, "dash": "dot", "width": 1.5},
+            }
+        )  # fmt: skip
+        annotations.append(
+            {
+                # On a log axis annotations are placed by exponent, unlike shapes.
+                "x": math.log10(cost) if view.x == "log" else cost,
+                "y": 0.02, "yref": "y domain", "text": text, "showarrow": False, "textangle": -90,
+                "xanchor": "right", "yanchor": "bottom",
+                "font": {"color": theme.PURPLE, "size": 12},
+            }
+        )  # fmt: skip
+    if not snapshot.rows:
+        annotations.append(
+            {
+                "text": "no evaluation yet", "showarrow": False, "xref": "paper", "yref": "paper",
+                "x": 0.5, "y": 0.5, "font": {"size": 18},
+            }
+        )  # fmt: skip
+    return shapes, annotations
+
+
+def _drawn_selection(view: FrontView) -> list[dict[str, Any]]:
+    corners = view.selection
+    if len(corners) < 3:
+        return []
+    path = "M" + "L".join(f"{x:.9g},{y:.9g}" for x, y in corners) + "Z"
+    return [{"type": "path", "path": path, "xref": "x", "yref": "y"}]
+
+
+def cost_range(snapshot: Snapshot) -> tuple[float, float]:
+    """The cheapest and the dearest cost that the budget can be set to, GBOPs."""
+    high = snapshot.summary.w8a8_gbops
+    if not len(snapshot.points):
+        return high / 100, high
+    return float(snapshot.points[:, 1].min()), max(high, float(snapshot.points[:, 1].max()))
+
+
+def best_index(snapshot: Snapshot, budget: float | None) -> int | None:
+    """Index of the best row under the budget; None where there is none."""
+    if not len(snapshot.rows):
+        return None
+    limit = cost_range(snapshot)[1] if budget is None else budget
+    return best_under(snapshot.points, limit)
+
+
+def is_narrowed(view: FrontView) -> bool:
+    """Whether some rows are chosen, by a selection or by brushes."""
+    return bool(view.selection or view.brushes)
+
+
+def candidates(snapshot: Snapshot, view: FrontView) -> list[Recorded]:
+    """The selected rows, or the front where nothing is selected."""
+    if not view.selection:
+        return snapshot.summary.front_rows
+    inside = view.selected(snapshot.points)
+    if not view.dominated:
+        shown = np.zeros(len(inside), dtype=bool)
+        shown[list(snapshot.front)] = True
+        inside &= shown
+    return [snapshot.rows[int(index)] for index in np.flatnonzero(inside)]
+
+
+def chosen_rows(snapshot: Snapshot, view: FrontView) -> list[Recorded]:
+    """The candidates that every brush lets through, by ascending cost."""
+    rows = candidates(snapshot, view)
+    if rows and view.brushes:
+        kept = view.brushed(axes_of(rows))
+        rows = [row for row, is_kept in zip(rows, kept, strict=True) if is_kept]
+    return sorted(rows, key=lambda row: (row.gbops, row.id))
+
+
+def axes_of(rows: Sequence[Recorded]) -> np.ndarray:
+    """What the parallel coordinates show of rows ``[N, axes]``: choices, metric, GBOPs."""
+    return np.array(
+        [
+            [*p.weight_bits, *p.activation_bits, *p.thresholds[:-1], row.value, row.gbops]
+            for row, p in ((row, row.policy) for row in rows)
+        ]
+    )
+
+
+def axis_labels(snapshot: Snapshot) -> list[str]:
+    """Names of those axes."""
+    space, blocks = snapshot.record.space, snapshot.record.ledger.exit_blocks
+    return [
+        *(f"w {name}" for name in space.weight_groups),
+        *(f"a {name}" for name in space.activation_groups),
+        *(f"t after {block}" for block in blocks[:-1]),
+        snapshot.record.metric,
+        "GBOPs",
+    ]
+
+
+MAX_LINES = 2000
+
+
+def parallel_figure(snapshot: Snapshot, view: FrontView, mode: str) -> go.Figure:
+    """Parallel coordinates of the candidates, coloured by the metric, with the view's brushes."""
+    rows = sorted(candidates(snapshot, view), key=lambda row: -row.value)[:MAX_LINES]
+    labels, colors = axis_labels(snapshot), theme.colors(mode)
+    values = axes_of(rows) if rows else np.empty((0, len(labels)))
+    bits = len(snapshot.record.space.weight_groups) + len(snapshot.record.space.activation_groups)
+    dimensions = []
+    for axis, label in enumerate(labels):
+        ranges = [[low, high] for one, low, high in view.brushes if one == axis]
+        dimension: dict[str, Any] = {"label": escape(label), "values": values[:, axis]}
+        if axis < bits:
+            dimension |= {"range": [1.5, 8.5], "tickvals": list(range(2, 9))}
+        elif axis < len(labels) - 2:
+            dimension |= {"range": [0, 1], "tickformat": ".2f"}
+        if ranges:
+            dimension["constraintrange"] = ranges if len(ranges) > 1 else ranges[0]
+        dimensions.append(dimension)
+    metric = escape(snapshot.record.metric)
+    figure = go.Figure(
+        go.Parcoords(
+            dimensions=dimensions,
+            labelangle=-40,
+            labelside="top",
+            labelfont={"size": 11},
+            line={
+                "color": values[:, -2],
+                "colorscale": "Viridis",
+                "showscale": True,
+                "colorbar": {"title": metric, "thickness": 12},
+            },
+            unselected={"line": {"color": colors.grid, "opacity": 0.25}},
+        )
+    )
+    figure.update_layout(
+        theme.layout(
+            mode,
+            margin={"l": 50, "r": 20, "t": 100, "b": 20},
+            uirevision=snapshot.record.config.name,
+        )
+    )
+    return figure
+
+
+def hypervolume_figure(snapshot: Snapshot, mode: str) -> go.Figure:
+    """Hypervolume after so many evaluations."""
+    course, colors = snapshot.course, theme.colors(mode)
+    end = [len(snapshot.rows), snapshot.hypervolume]
+    figure = go.Figure(
+        go.Scatter(
+            x=[*course[:, 0], end[0]], y=[*course[:, 1], end[1]], mode="lines",
+            line={"shape": "hv", "color": colors.front, "width": 2}, name="hypervolume",
+            showlegend=True, hovertemplate="%{y:.4f} after %{x} evaluations<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_layout(
+        theme.layout(
+            mode,
+            xaxis={
+                "title": "evaluations recorded",
+                "gridcolor": colors.grid,
+                "rangemode": "tozero",
+            },
+            yaxis={
+                "title": "hypervolume (share of the box)", "gridcolor": colors.grid,
+                "automargin": True,
+            },
+            margin={"l": 60, "r": 16, "t": 30, "b": 50},
+            uirevision=snapshot.record.config.name,
+        )
+    )  # fmt: skip
+    return figure
+
+
+def _ticks(low: float, high: float, scale: str) -> dict[str, Any]:
+    if scale != "log":
+        return {}
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+    values = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
+    return {"tickvals": values, "ticktext": [f"{value:g}" for value in values]}
+
+
+def _metric_range(snapshot: Snapshot) -> tuple[float, float]:
+    """From a little under the front to a little over the reference: the rest is a scroll away."""
+    rows, reference = snapshot.summary.front_rows, snapshot.record.reference_value
+    top = max([row.value + row.standard_error for row in rows] + [reference])
+    bottom = min([row.value - row.standard_error for row in rows] + [reference])
+    margin = max(0.01, (top - bottom) * 0.12)
+    return max(0.0, bottom - margin), min(1.02, top + margin)

@@ -1,0 +1,90 @@
+"""The front page in words: what stands beside its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dashboards import front_figures as figures
+from dashboards.snapshot import Snapshot
+from dashboards.view import FrontView
+from search.front import knee
+from studies.records import Recorded
+
+
+def progress_words(snapshot: Snapshot) -> str:
+    """How far the study is."""
+    progress = snapshot.progress
+    parts = [
+        f"{progress.finished + progress.failed} of {progress.budget} trials",
+        f"{progress.running} running",
+        f"{progress.failed} failed",
+        f"{len(snapshot.rows)} evaluations",
+        f"{len(snapshot.front)} on the front",
+        f"hypervolume {snapshot.hypervolume:.4f}",
+    ]
+    return ("Done: " if progress.done else "") + ", ".join(parts) + "."
+
+
+def budget_words(snapshot: Snapshot, budget: float | None) -> str:
+    """The best policy under a budget in GBOPs, or of all where there is none."""
+    limit = figures.cost_range(snapshot)[1] if budget is None else budget
+    index = figures.best_index(snapshot, budget)
+    if index is None:
+        return f"No policy costs {limit:.4f} GBOPs or less: raise the budget."
+    row = snapshot.rows[index]
+    return (
+        f"Best under {limit:.4f} GBOPs: {row.digest[:8]}, {snapshot.record.metric} {row.value:.4f} "
+        f"± {row.standard_error:.4f} at {row.gbops:.4f} GBOPs, "
+        f"{snapshot.summary.reduction(row):.2%} below 32x32."
+    )
+
+
+def summary_words(snapshot: Snapshot) -> str:
+    """The front in a few sentences."""
+    if not snapshot.rows:
+        return "Nothing has been evaluated yet: start workers with 'exitbits worker'."
+    record, summary = snapshot.record, snapshot.summary
+    close = [row for row in summary.front_rows if row.value >= record.reference_value - 0.01]
+    words = []
+    if close:
+        row = close[0]
+        words.append(
+            f"Within 0.01 of the full-precision {record.metric} ({record.reference_value:.4f}) "
+            f"the cheapest policy costs {row.gbops:.4f} GBOPs, {summary.reduction(row):.2%} below "
+            f"32x32 and {1 - row.gbops / summary.w8a8_gbops:.1%} below W8A8, both at full depth."
+        )
+    else:
+        words.append(
+            f"No policy comes within 0.01 of the full-precision {record.metric} "
+            f"({record.reference_value:.4f}) yet."
+        )
+    index = knee(snapshot.points)
+    if index is not None:
+        row = snapshot.rows[index]
+        words.append(
+            f"The knee lies at {row.gbops:.4f} GBOPs with {record.metric} {row.value:.4f}."
+        )
+    words.append("Softmax, normalization, GELU, pooling and residual adds are not counted.")
+    return " ".join(words)
+
+
+def selection_words(view: FrontView, rows: Sequence[Recorded], limit: int) -> str:
+    """Which rows the table shows."""
+    what = "selected" if view.selection else "on the front"
+    if view.brushes:
+        what += f", within {len(view.brushes)} chosen range{'s'[: len(view.brushes) != 1]}"
+    more = f"; the first {limit} are listed" if len(rows) > limit else ""
+    return f"{len(rows)} policies {what}{more}."
+
+
+def point_words(snapshot: Snapshot, row: Recorded) -> str:
+    """One policy in a line."""
+    policy = row.policy
+    return (
+        f"{row.digest[:12]} ({row.origin}): {snapshot.record.metric} {row.value:.4f} ± "
+        f"{row.standard_error:.4f}, {row.gbops:.4f} GBOPs expected, {row.gbops_p95:.4f} at the "
+        f"95th percentile, {snapshot.summary.reduction(row):.2%} below 32x32, mean exit "
+        f"{row.mean_exit:.2f}; weights {' '.join(map(str, policy.weight_bits))}, activations "
+        f"{' '.join(map(str, policy.activation_bits))}, thresholds "
+        f"{' '.join(f'{one:.2f}' for one in policy.thresholds[:-1])}."
+    )

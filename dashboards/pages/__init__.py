@@ -1,0 +1,1 @@
+"""The pages: each has a layout and registers the callbacks behind it."""

@@ -1,0 +1,104 @@
+"""``exitbits serve`` and ``exitbits report``: their refusals, and what they import."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from running import command_env, command_line
+from small_study import measure
+
+from studies.records import StudyRecord
+from studies.store import StudyStore
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command_line(arguments), cwd=folder, env={**command_env(), **environment}, text=True,
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "words"),
+    [
+        (["--host", "0.0.0.0"], {}, ["'0.0.0.0'", "EXITBITS_TOKEN", "16"]),
+        (["--host", "0.0.0.0"], {"EXITBITS_TOKEN": "short"}, ["5 characters", "openssl"]),
+        (["--host", "0.0.0.0"], {"EXITBITS_TOKEN_FILE": "none"}, ["'none'", "EXITBITS_TOKEN_FILE"]),
+        (["--port", "70000"], {}, ["70000", "65535"]),
+        (["--port", "many"], {}, ["many"]),
+        (["--store", "mysql://x"], {}, ["mysql"]),
+    ],
+)
+def test_bad_usage_is_refused_in_one_line(
+    tmp_path: Path, arguments: list[str], environment: dict[str, str], words: list[str]
+) -> None:
+    done = run(tmp_path, "serve", *arguments, **environment)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        done = run(tmp_path, "serve", "--port", port)
+    assert done.returncode == 1
+    assert port in done.stderr
+    assert "--port" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_dashboard_needs_neither_torch_nor_timm() -> None:
+    program = (
+        "import sys, dashboards.app, dashboards.commands.serve, dashboards.commands.report\n"
+        "print(sorted({'torch', 'timm'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+        env=command_env(),
+    )  # fmt: skip
+    assert done.stdout == "[]\n"
+
+
+def test_other_commands_do_not_import_the_dashboard() -> None:
+    program = (
+        "import sys\nfrom studies.cli import main\n"
+        "try:\n    main(['status', '--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'dash', 'dashboards', 'waitress'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+        env=command_env(),
+    )  # fmt: skip
+    assert done.stdout.endswith("[]\n")
+
+
+def test_a_report_is_the_page_of_the_front(
+    tmp_path: Path, make_record: Callable[..., StudyRecord]
+) -> None:
+    address = f"sqlite:///{tmp_path}/s.db"
+    store = StudyStore(address, create=True)
+    store.create(make_record())
+    done = run(tmp_path, "report", "small", "--store", address, "-o", "front.html")
+    assert done.returncode == 2
+    assert "no evaluations yet" in done.stderr
+    claim = store.claim("small", "tester")
+    assert claim
+    store.record(claim, measure(claim.policy))
+    done = run(tmp_path, "report", "small", "--store", address, "-o", "front.html")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str((tmp_path / "front.html").resolve())
+    assert claim.policy.digest[:8] in (tmp_path / "front.html").read_text()
+    done = run(tmp_path, "report", "other", "--store", address, "-o", "front.html")
+    assert done.returncode == 2
+    assert "'other'" in done.stderr
