@@ -10,7 +10,7 @@ from dash import Dash, Input, Output, State, dcc, html
 from flask import Response
 
 from dashboards import actions
-from dashboards.pages import compare, front, launch, parts, policy, studies
+from dashboards.pages import compare, front, front_callbacks, launch, parts, policy, studies
 from dashboards.security import LOOPBACK, Guard
 from dashboards.snapshot import Snapshots
 from search.errors import ExitbitsError
@@ -53,7 +53,7 @@ def create_app(store: StudyStore, *, token: str | None = None, local: bool = Tru
 
     app.layout = _frame()
     _register_routes(app, snapshots, workplace)
-    for page in (studies, front, policy, compare):
+    for page in (studies, front_callbacks, policy, compare):
         page.register(app, snapshots)
     studies.register_actions(app, workplace)
     launch.register(app, workplace)

@@ -35,11 +35,7 @@ def compare_figure(comparison: Comparison, seeds: bool, mode: str, revision: str
         revision: names what is compared; zoom and hidden lines belong to it.
     """
     colors = theme.colors(mode)
-    figure = go.Figure()
-    if comparison.filled:
-        traces = _bands(comparison, mode) if seeds else _fronts(comparison, mode)
-        for trace in traces:
-            figure.add_trace(trace)
+    figure = go.Figure(compare_traces(comparison, seeds, mode))
     figure.add_vline(x=comparison.reference, line={"color": colors.ink, "dash": "dot", "width": 1})
     figure.add_annotation(
         # On a log axis annotations are placed by exponent, unlike shapes.
@@ -54,7 +50,6 @@ def compare_figure(comparison: Comparison, seeds: bool, mode: str, revision: str
                 "title": "GBOPs a sample, expected (log)",
                 "type": "log",
                 "dtick": "D2",
-                "autorangeoptions": {"include": [1.05 * comparison.reference]},
                 "tickformat": "~g",
                 "gridcolor": colors.grid,
                 "automargin": True,
@@ -74,6 +69,13 @@ def compare_figure(comparison: Comparison, seeds: bool, mode: str, revision: str
     return figure
 
 
+def compare_traces(comparison: Comparison, seeds: bool, mode: str) -> list[go.Scatter]:
+    """What grows in that figure; as many traces for the same studies."""
+    if seeds and not comparison.filled:
+        return []
+    return list(_bands(comparison, mode) if seeds else _fronts(comparison, mode))
+
+
 def as_patch(figure: go.Figure, *, restyled: bool) -> Patch:
     """What turns an older drawing of the same studies into this one.
 
@@ -82,7 +84,7 @@ def as_patch(figure: go.Figure, *, restyled: bool) -> Patch:
 
     Args:
         figure: with as many traces as the older one.
-        restyled: whether the theme changed, so that the layout is sent too.
+        restyled: whether the theme changed, so that the layout counts too.
     """
     patch, plain = Patch(), figure.to_plotly_json()
     for index, trace in enumerate(plain["data"]):
@@ -129,7 +131,10 @@ def _fronts(comparison: Comparison, mode: str) -> Iterator[go.Scatter]:
 def _bands(comparison: Comparison, mode: str) -> Iterator[go.Scatter]:
     fronts = [front_of(one) for one in comparison.filled]
     count, color = len(fronts), theme.colors(mode).front
-    costs, (upper, middle, lower) = attainment(fronts, LEVELS)
+    costs, curves = attainment(fronts, LEVELS)
+    # What is reached is reached at any higher cost: the curves go on to beyond the reference.
+    costs = np.append(costs, 1.1 * max(costs[-1], comparison.reference))
+    upper, middle, lower = np.column_stack([curves, curves[:, -1]])
     few, many = needed(LEVELS[0], count), needed(LEVELS[2], count)
     x, y = band_outline(costs, upper, lower)
     yield go.Scatter(

@@ -1,4 +1,4 @@
-"""The figures of the front page: pure functions from a snapshot and a view."""
+"""The figure of the front page: a pure function from a snapshot and a view."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboards import theme
+from dashboards.choosing import best_index, chosen_rows, cost_range, is_narrowed
 from dashboards.snapshot import KINDS, Snapshot
 from dashboards.view import FrontView
 from search.evaluation import GIGA
-from search.front import best_under, front_indices, knee
+from search.front import front_indices, knee
 from studies.records import Recorded
 
 LABELS = {
@@ -266,146 +267,6 @@ def _drawn_selection(view: FrontView) -> list[dict[str, Any]]:
         return []
     path = "M" + "L".join(f"{x:.9g},{y:.9g}" for x, y in corners) + "Z"
     return [{"type": "path", "path": path, "xref": "x", "yref": "y"}]
-
-
-def cost_range(snapshot: Snapshot) -> tuple[float, float]:
-    """The cheapest and the dearest cost that the budget can be set to, GBOPs."""
-    high = snapshot.summary.w8a8_gbops
-    if not len(snapshot.points):
-        return high / 100, high
-    return float(snapshot.points[:, 1].min()), max(high, float(snapshot.points[:, 1].max()))
-
-
-def best_index(snapshot: Snapshot, budget: float | None) -> int | None:
-    """Index of the best row under the budget; None where there is none."""
-    if not len(snapshot.rows):
-        return None
-    limit = cost_range(snapshot)[1] if budget is None else budget
-    return best_under(snapshot.points, limit)
-
-
-def is_narrowed(view: FrontView) -> bool:
-    """Whether some rows are chosen, by a selection or by brushes."""
-    return bool(view.selection or view.brushes)
-
-
-def candidates(snapshot: Snapshot, view: FrontView) -> list[Recorded]:
-    """The selected rows, or the front where nothing is selected."""
-    if not view.selection:
-        return snapshot.summary.front_rows
-    inside = view.selected(snapshot.points)
-    if not view.dominated:
-        shown = np.zeros(len(inside), dtype=bool)
-        shown[list(snapshot.front)] = True
-        inside &= shown
-    return [snapshot.rows[int(index)] for index in np.flatnonzero(inside)]
-
-
-def chosen_rows(snapshot: Snapshot, view: FrontView) -> list[Recorded]:
-    """The candidates that every brush lets through, by ascending cost."""
-    rows = candidates(snapshot, view)
-    if rows and view.brushes:
-        kept = view.brushed(axes_of(rows))
-        rows = [row for row, is_kept in zip(rows, kept, strict=True) if is_kept]
-    return sorted(rows, key=lambda row: (row.gbops, row.id))
-
-
-def axes_of(rows: Sequence[Recorded]) -> np.ndarray:
-    """What the parallel coordinates show of rows ``[N, axes]``: choices, metric, GBOPs."""
-    return np.array(
-        [
-            [*p.weight_bits, *p.activation_bits, *p.thresholds[:-1], row.value, row.gbops]
-            for row, p in ((row, row.policy) for row in rows)
-        ]
-    )
-
-
-def axis_labels(snapshot: Snapshot) -> list[str]:
-    """Names of those axes."""
-    space, blocks = snapshot.record.space, snapshot.record.ledger.exit_blocks
-    return [
-        *(f"w {name}" for name in space.weight_groups),
-        *(f"a {name}" for name in space.activation_groups),
-        *(f"t after {block}" for block in blocks[:-1]),
-        snapshot.record.metric,
-        "GBOPs",
-    ]
-
-
-MAX_LINES = 2000
-
-
-def parallel_figure(snapshot: Snapshot, view: FrontView, mode: str) -> go.Figure:
-    """Parallel coordinates of the candidates, coloured by the metric, with the view's brushes."""
-    rows = sorted(candidates(snapshot, view), key=lambda row: -row.value)[:MAX_LINES]
-    labels, colors = axis_labels(snapshot), theme.colors(mode)
-    values = axes_of(rows) if rows else np.empty((0, len(labels)))
-    bits = len(snapshot.record.space.weight_groups) + len(snapshot.record.space.activation_groups)
-    dimensions = []
-    for axis, label in enumerate(labels):
-        ranges = [[low, high] for one, low, high in view.brushes if one == axis]
-        dimension: dict[str, Any] = {"label": escape(label), "values": values[:, axis]}
-        if axis < bits:
-            dimension |= {"range": [1.5, 8.5], "tickvals": list(range(2, 9))}
-        elif axis < len(labels) - 2:
-            dimension |= {"range": [0, 1], "tickformat": ".2f"}
-        if ranges:
-            dimension["constraintrange"] = ranges if len(ranges) > 1 else ranges[0]
-        dimensions.append(dimension)
-    metric = escape(snapshot.record.metric)
-    figure = go.Figure(
-        go.Parcoords(
-            dimensions=dimensions,
-            labelangle=-40,
-            labelside="top",
-            labelfont={"size": 11},
-            line={
-                "color": values[:, -2],
-                "colorscale": "Viridis",
-                "showscale": True,
-                "colorbar": {"title": metric, "thickness": 12},
-            },
-            unselected={"line": {"color": colors.grid, "opacity": 0.25}},
-        )
-    )
-    figure.update_layout(
-        theme.layout(
-            mode,
-            margin={"l": 50, "r": 20, "t": 100, "b": 20},
-            uirevision=snapshot.record.config.name,
-        )
-    )
-    return figure
-
-
-def hypervolume_figure(snapshot: Snapshot, mode: str) -> go.Figure:
-    """Hypervolume after so many evaluations."""
-    course, colors = snapshot.course, theme.colors(mode)
-    end = [len(snapshot.rows), snapshot.hypervolume]
-    figure = go.Figure(
-        go.Scatter(
-            x=[*course[:, 0], end[0]], y=[*course[:, 1], end[1]], mode="lines",
-            line={"shape": "hv", "color": colors.front, "width": 2}, name="hypervolume",
-            showlegend=True, hovertemplate="%{y:.4f} after %{x} evaluations<extra></extra>",
-        )
-    )  # fmt: skip
-    figure.update_layout(
-        theme.layout(
-            mode,
-            xaxis={
-                "title": "evaluations recorded",
-                "gridcolor": colors.grid,
-                "rangemode": "tozero",
-            },
-            yaxis={
-                "title": "hypervolume (share of the box)", "gridcolor": colors.grid,
-                "automargin": True,
-            },
-            margin={"l": 60, "r": 16, "t": 30, "b": 50},
-            uirevision=snapshot.record.config.name,
-        )
-    )  # fmt: skip
-    return figure
 
 
 def _ticks(low: float, high: float, scale: str) -> dict[str, Any]:

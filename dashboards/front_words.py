@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dashboards import front_figures as figures
+from dashboards.choosing import best_index, cost_range
 from dashboards.snapshot import Snapshot
 from dashboards.view import FrontView
 from search.front import knee
@@ -27,8 +27,8 @@ def progress_words(snapshot: Snapshot) -> str:
 
 def budget_words(snapshot: Snapshot, budget: float | None) -> str:
     """The best policy under a budget in GBOPs, or of all where there is none."""
-    limit = figures.cost_range(snapshot)[1] if budget is None else budget
-    index = figures.best_index(snapshot, budget)
+    limit = cost_range(snapshot)[1] if budget is None else budget
+    index = best_index(snapshot, budget)
     if index is None:
         return f"No policy costs {limit:.4f} GBOPs or less: raise the budget."
     row = snapshot.rows[index]

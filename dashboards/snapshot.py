@@ -106,7 +106,8 @@ class Snapshot:
 def _with_equals(points: np.ndarray, front: np.ndarray) -> np.ndarray:
     """The front with every point that equals one of it, by ascending cost."""
     near = np.flatnonzero(np.isin(points[:, 1], points[front, 1]))
-    return near[front_indices(points[near])]
+    found: np.ndarray = near[front_indices(points[near])]
+    return found
 
 
 class Snapshots:

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from running import ROOT
 
-from studies.cli import COMMANDS, build_parser
+from dashboards.commands import serve
+from studies.cli import COMMANDS, added_commands, build_parser
 from studies.commands.common import STORE
 from studies.database import PASSWORD_FILE, parse_url
 
@@ -34,14 +35,18 @@ def test_it_follows_the_compose_schema() -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_commands_are_commands_of_ours(name: str) -> None:
     command = SERVICES[name]["command"]
-    assert command[0] in COMMANDS
+    assert command[0] in {*COMMANDS, *added_commands()}
     build_parser(command[0]).parse_args(command)  # ends the test if it does not parse
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_variables_are_read_by_the_code(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = SERVICES[name]["environment"]
-    source = "\n".join(path.read_text() for path in (ROOT / "studies").rglob("*.py"))
+    source = "\n".join(
+        path.read_text()
+        for package in ("search", "studies", "dashboards")
+        for path in (ROOT / package).rglob("*.py")
+    )
     for variable in environment:
         assert variable in source
     assert environment[PASSWORD_FILE] == f"/run/secrets/{SERVICES[name]['secrets'][0]}"
@@ -57,12 +62,13 @@ def test_secrets_come_from_files_and_no_password_is_written_down() -> None:
     for service in SERVICES.values():
         assert set(service["secrets"]) <= set(COMPOSE["secrets"])
         for variable, value in service["environment"].items():
-            assert "PASSWORD" not in variable or str(value).startswith("/run/secrets/")
+            secret = "PASSWORD" in variable or "TOKEN" in variable
+            assert not secret or str(value).startswith("/run/secrets/")
     assert "secrets/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_the_database_is_not_published_and_keeps_its_data() -> None:
-    assert all("ports" not in service for service in SERVICES.values())
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["dashboard"]
     for service in SERVICES.values():
         for volume in service.get("volumes", []):
             assert volume.split(":")[0] in COMPOSE["volumes"]
@@ -73,6 +79,17 @@ def test_health_is_asked_over_tcp_which_answers_only_after_initialization() -> N
     test = SERVICES["database"]["healthcheck"]["test"]
     assert test[:2] == ["CMD", "pg_isready"]
     assert "--host=127.0.0.1" in test
+
+
+def test_the_dashboard_is_published_on_this_machine_only_and_asks_for_a_token() -> None:
+    service = SERVICES["dashboard"]
+    options = build_parser("serve").parse_args(service["command"])
+    assert not serve.is_loopback(options.host)  # else the published port would reach nothing
+    assert service["ports"] == [f"127.0.0.1:{options.port}:{options.port}"]
+    secret = service["environment"][serve.TOKEN_FILE].removeprefix("/run/secrets/")
+    assert secret in service["secrets"]
+    assert secret in COMPOSE["secrets"]
+    assert f"127.0.0.1:{options.port}/health" in service["healthcheck"]["test"][-1]
 
 
 def test_services_wait_for_what_they_need() -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
+import plotly.graph_objects as go
 from dash import Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
 from dash.exceptions import PreventUpdate
 
-from dashboards.compare_figures import MAX_STUDIES, as_patch, compare_figure
+from dashboards.compare_figures import MAX_STUDIES, as_patch, compare_figure, compare_traces
 from dashboards.comparison import Comparison, summary_text
 from dashboards.pages import parts
 from dashboards.pages.compare_tables import tables
@@ -64,7 +65,7 @@ def layout(snapshots: Snapshots, search: str) -> Any:
                 [
                     html.Div(
                         [
-                            html.Label("Studies", htmlFor="compare-studies"),
+                            html.Label("Studies", htmlFor="compare-studies", id="compare-label"),
                             dcc.Dropdown(
                                 options,
                                 [name for name in selection.names if name in known],
@@ -72,7 +73,8 @@ def layout(snapshots: Snapshots, search: str) -> Any:
                                 placeholder="Choose studies to compare",
                             ),
                         ],
-                        className="wide",
+                        # The list names itself after what is chosen.
+                        className="wide", role="group", **{"aria-labelledby": "compare-label"},
                     ),
                     dcc.Checklist(
                         {"group": "treat them as seeds of one search"},
@@ -230,9 +232,14 @@ def _answer(snapshots: Snapshots, query: str, mode: str, seen: Seen) -> tuple[An
         listing = ", ".join(comparison.waiting)
         notes.append(html.P(f"Without an evaluation so far, so not in the figure: {listing}."))
     drawn = digest_of([names, selection.group, comparison.metric, comparison.reference])
-    figure: Any = compare_figure(comparison, selection.group, mode, drawn)
-    if drawn == seen["drawn"]:
-        figure = as_patch(figure, restyled=mode != seen["mode"])
+    if (drawn, mode) == (seen["drawn"], seen["mode"]):
+        # Most of the time that a figure takes is its layout's.
+        traces = compare_traces(comparison, selection.group, mode)
+        figure: Any = as_patch(go.Figure(traces), restyled=False)
+    else:
+        figure = compare_figure(comparison, selection.group, mode, drawn)
+        if drawn == seen["drawn"]:
+            figure = as_patch(figure, restyled=True)
     return (
         options, notes, False, figure, summary_text(comparison, selection.group),
         tables(comparison), {"state": now, "drawn": drawn, "mode": mode},

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from dashboards import policy_figures as figures
+from dashboards.neighbours import BitWorth, bit_worth, choice_names, neighbours
 from dashboards.pages import parts
 from dashboards.snapshot import Snapshot, Snapshots
 from search.errors import BadInput, ExitbitsError
 from search.evaluation import GIGA, Evaluation
-from search.policy import Policy
 from studies.bundle import PolicyBundle
 from studies.records import Recorded, StudyRecord
 
@@ -23,59 +22,9 @@ NEIGHBOURS_SHOWN = 20
 UNANSWERED = "No recorded policy answers this"
 _FIGURES = ("bits", "exits", "utilization", "ledger")
 # Until the theme is known, a figure is as empty as the page behind it.
-_HIDDEN, _CLEAR = {"visible": False}, "rgba(0,0,0,0)"
-_BLANK = {
-    "layout": {
-        "xaxis": _HIDDEN,
-        "yaxis": _HIDDEN,
-        "paper_bgcolor": _CLEAR,
-        "plot_bgcolor": _CLEAR,
-    }
-}
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A policy that differs in exactly one choice.
-
-    Attributes:
-        row: its evaluation.
-        choice: what differs, in words.
-        old, new: the choice here and there, bits or a threshold.
-        metric, gbops: how much more the neighbour has.
-    """
-
-    row: Recorded
-    choice: str
-    old: float
-    new: float
-    metric: float
-    gbops: float
-
-
-@dataclass(frozen=True)
-class BitWorth:
-    """What one bit more, or the last bit, is worth in one group.
-
-    Differences are per bit of the wider policy against the narrower; several give their median.
-
-    Attributes:
-        group: in words.
-        bits: of this policy.
-        more: whether it is about one bit more than this policy has, or about its last bit.
-        other: the evaluation that this policy is compared with; None where pairs of other
-            policies answer.
-        widths: the fewest and the most bits compared.
-        metric, gbops: differences, one a pair.
-    """
-
-    group: str
-    bits: int
-    more: bool
-    other: Recorded | None
-    widths: tuple[int, int]
-    metric: np.ndarray
-    gbops: np.ndarray
+_HIDDEN = {"visible": False}
+_CLEAR = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
+_BLANK = {"layout": {"xaxis": _HIDDEN, "yaxis": _HIDDEN, **_CLEAR}}
 
 
 def find(snapshot: Snapshot, number: int) -> int:
@@ -91,79 +40,6 @@ def find(snapshot: Snapshot, number: int) -> int:
         f"study {snapshot.record.config.name!r} has no evaluation {number}: choose one of its "
         f"{len(snapshot.rows)} on its front's page"
     )
-
-
-def choice_names(record: StudyRecord, policy: Policy) -> list[str]:
-    """What the columns of ``Snapshot.choices`` are: w weights, a activations."""
-    weights, activations = record.ledger.groups(policy.granularity)
-    return [
-        *(f"w {group}" for group in weights),
-        *(f"a {group}" for group in activations),
-        *(f"threshold, block {block}" for block in record.ledger.exit_blocks),
-    ]
-
-
-def neighbours(snapshot: Snapshot, index: int) -> list[Neighbour]:
-    """Policies that differ from row ``index`` in one choice, the nearest in GBOPs first.
-
-    They were measured on the same model. A policy that was recorded twice is there once.
-    """
-    rows, choices, here = snapshot.rows, snapshot.choices, snapshot.rows[index]
-    names = choice_names(snapshot.record, here.policy)
-    differs = choices != choices[index]
-    found: dict[str, Neighbour] = {}
-    for other in np.flatnonzero(differs.sum(axis=1) == 1):
-        row, column = rows[int(other)], int(differs[other].argmax())
-        if _setting(row) == _setting(here) and row.digest not in found:
-            old, new = float(choices[index, column]), float(choices[other, column])
-            metric, gbops = row.value - here.value, row.gbops - here.gbops
-            found[row.digest] = Neighbour(row, names[column], old, new, metric, gbops)
-    return sorted(found.values(), key=lambda one: (abs(one.gbops), one.row.id))
-
-
-def bit_worth(snapshot: Snapshot, index: int) -> list[BitWorth]:
-    """What the recorded evaluations say about a bit in each group; groups without are left out.
-
-    Compared are policies that differ in one group's bits only, on the same model under the same
-    thresholds: this policy with another where there is one, else pairs of others between whose
-    widths the bit in question lies.
-    """
-    rows, here = snapshot.rows, snapshot.rows[index]
-    names = choice_names(snapshot.record, here.policy)
-    groups = len(here.policy.weight_bits) + len(here.policy.activation_bits)
-    alike = np.array([i for i, row in enumerate(rows) if _setting(row) == _setting(here)])
-    numbers: dict[tuple[float, ...], int] = {}
-    asked = [numbers.setdefault(rows[i].policy.thresholds, len(numbers)) for i in alike]
-    bits, points = snapshot.choices[alike, :groups].astype(np.int64), snapshot.points[alike]
-    table, at = np.column_stack([bits, asked]).astype(np.uint64), int(np.searchsorted(alike, index))
-    mix = np.random.default_rng(0).integers(1 << 63, size=groups + 1, dtype=np.uint64)
-    keys = (table * mix).sum(axis=1)
-    found = []
-    for column in range(groups):
-        # Sorted by a hash of all other choices, then by this one: policies that differ in this one
-        # alone come one after the other. Two hashes that collide could hide a pair, not invent one.
-        order = np.lexsort((bits[:, column], keys - table[:, column] * mix[column]))
-        low, high = order[:-1], order[1:]
-        alone = (table[low] != table[high]).sum(axis=1) == 1
-        paired = alone & (bits[low, column] < bits[high, column])
-        low, high, width = low[paired], high[paired], bits[at, column]
-        for more, end, inside in (
-            (True, low, (bits[low, column] <= width) & (width < bits[high, column])),
-            (False, high, (bits[low, column] < width) & (width <= bits[high, column])),
-        ):
-            mine = inside & (table[end] == table[at]).all(axis=1)
-            chosen = mine if mine.any() else inside
-            if not chosen.any():
-                continue
-            a, b = low[chosen], high[chosen]
-            step = bits[b, column] - bits[a, column]
-            ends = (int(bits[a, column].min()), int(bits[b, column].max()))
-            other = rows[alike[(b if more else a)[0]]] if mine.any() else None
-            gained = (points[b] - points[a]) / step[:, None]
-            found.append(
-                BitWorth(names[column], int(width), more, other, ends, gained[:, 0], gained[:, 1])
-            )
-    return found
 
 
 def bundle_text(record: StudyRecord, row: Recorded, found: Evaluation) -> str:
@@ -273,12 +149,6 @@ def register(app: Dash, snapshots: Snapshots) -> None:
             return no_update, f"The policy cannot be downloaded: {error}"
         file = f"policy-{row.digest[:12]}.json"
         return dcc.send_string(bundle_text(record, row, found), file, "application/json"), ""
-
-
-def _setting(row: Recorded) -> tuple[Any, ...]:
-    """What must agree beside bits and thresholds for two evaluations to be compared."""
-    policy = row.policy
-    return row.model, policy.granularity, policy.embed_bits, policy.head_bits
 
 
 def _details(snapshots: Snapshots, row: Recorded) -> Evaluation:

@@ -39,15 +39,24 @@ def layout(snapshots: Snapshots, search: str) -> Any:
             html.P(id="studies-status", **{"aria-live": "polite"}),
             html.Div(
                 [
-                    html.Div([html.Label("Search", htmlFor="studies-search"),
-                              dcc.Input(id="studies-search", type="search", value="",
-                                        placeholder="part of a name")]),
-                    html.Div([html.Label("Sort by", id="studies-sort-label"),
-                              dcc.RadioItems(SORTS, "name", id="studies-sort", inline=True)]),
-                    html.Div([html.Label("Best under (share of W8A8)", id="studies-share-label"),
-                              dcc.RadioItems({"0.5": "1/2", "0.25": "1/4", "0.125": "1/8"}, "0.25",
-                                             id="studies-share", inline=True)]),
-                    dcc.Checklist({"archived": "show archived"}, [], id="studies-archived"),
+                    html.Div(
+                        [
+                            html.Label("Search", htmlFor="studies-search"),
+                            dcc.Input(
+                                id="studies-search", type="search", value="",
+                                placeholder="part of a name",
+                            ),
+                        ]
+                    ),
+                    _choices("Sort by", dcc.RadioItems(SORTS, "name", id="studies-sort",
+                                                       inline=True)),
+                    _choices(
+                        "Best under (share of W8A8)",
+                        dcc.RadioItems({"0.5": "1/2", "0.25": "1/4", "0.125": "1/8"}, "0.25",
+                                       id="studies-share", inline=True),
+                    ),
+                    _choices("Archived", dcc.Checklist({"archived": "show archived"}, [],
+                                                       id="studies-archived")),
                 ],
                 className="controls",
             ),
@@ -57,6 +66,10 @@ def layout(snapshots: Snapshots, search: str) -> Any:
             html.Div(id="studies-workers"),
         ]
     )  # fmt: skip
+
+
+def _choices(title: str, control: Any) -> html.Fieldset:
+    return html.Fieldset([html.Legend(title), control])
 
 
 def order(found: Sequence[Snapshot], search: str, sort: str) -> list[Snapshot]:

@@ -76,6 +76,7 @@ def quiet_page(page: Page) -> Iterator[Page]:
             noise.append(f"{response.status} from {response.url}")
 
     page.set_viewport_size({"width": 1440, "height": 900})
+    page.set_default_timeout(60_000)
     page.on("console", heard)
     page.on("pageerror", lambda error: noise.append(str(error)))
     page.on("request", asked)

@@ -27,7 +27,7 @@ from studies.store import StudyStore
 
 pytestmark = pytest.mark.browser
 
-WAIT_MS = 15_000
+WAIT_MS = 40_000
 MakeRecord = Callable[..., StudyRecord]
 
 

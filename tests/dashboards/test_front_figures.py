@@ -12,16 +12,11 @@ import plotly.graph_objects as go
 import pytest
 from small_study import measure
 
+from dashboards import choosing, side_figures, theme
 from dashboards import front_figures as figures
 from dashboards import front_words as words
-from dashboards import theme
-from dashboards.pages.front import (
-    brushes_of,
-    pointed_at,
-    rows_as_csv,
-    table_rows,
-    zoom_of,
-)
+from dashboards.front_events import brushes_of, pointed_at, zoom_of
+from dashboards.front_tables import rows_as_csv, table_rows
 from dashboards.snapshot import Snapshot, Snapshots
 from dashboards.view import FrontView
 from search.front import best_under
@@ -119,7 +114,7 @@ def test_axes_have_units_and_colours_have_legends(
     shown = {trace.name for trace in figure.data if trace.showlegend is not False and len(trace.x)}
     drawn = {trace.name for trace in figure.data if len(trace.x)}
     assert shown == drawn
-    course = figures.hypervolume_figure(snapshot, mode)
+    course = side_figures.hypervolume_figure(snapshot, mode)
     assert course.layout.xaxis.title.text
     assert course.layout.yaxis.title.text
 
@@ -150,24 +145,24 @@ def test_hiding_dominated_points_hides_them_everywhere(grown: Callable[[int], Sn
     assert figure.data[figures.FRONT].error_y.visible is False
     low, high = snapshot.points.min(axis=0), snapshot.points.max(axis=0)
     box = ((0.0, low[0] - 1), (high[1] + 1, low[0] - 1), (high[1] + 1, 2.0), (0.0, 2.0))
-    everything = figures.candidates(snapshot, FrontView(selection=box))
+    everything = choosing.candidates(snapshot, FrontView(selection=box))
     assert len(everything) == len(snapshot.rows)
-    front = figures.candidates(snapshot, replace(view, selection=box))
+    front = choosing.candidates(snapshot, replace(view, selection=box))
     assert {row.id for row in front} == {row.id for row in snapshot.summary.front_rows}
 
 
 def test_brushes_narrow_the_rows_and_are_drawn(grown: Callable[[int], Snapshot]) -> None:
     snapshot = grown(25)
-    labels = figures.axis_labels(snapshot)
+    labels = choosing.axis_labels(snapshot)
     rows = snapshot.summary.front_rows
-    axes = figures.axes_of(rows)
+    axes = choosing.axes_of(rows)
     assert axes.shape == (len(rows), len(labels))
     np.testing.assert_array_equal(axes[:, -2], [row.value for row in rows])
     middle = float(np.median(axes[:, -1]))
     view = FrontView(brushes=((len(labels) - 1, 0.0, middle),))
-    chosen = figures.chosen_rows(snapshot, view)
+    chosen = choosing.chosen_rows(snapshot, view)
     assert {row.id for row in chosen} == {row.id for row in rows if row.gbops <= middle}
-    parallel = figures.parallel_figure(snapshot, view, "light").data[0]
+    parallel = side_figures.parallel_figure(snapshot, view, "light").data[0]
     assert list(parallel.dimensions[-1].constraintrange) == [0.0, middle]
     assert [one.label for one in parallel.dimensions] == labels
     assert "within 1 chosen range" in words.selection_words(view, chosen, 5000)
@@ -204,7 +199,7 @@ def test_a_study_without_evaluations_has_all_its_figures(grown: Callable[[int], 
     snapshot = grown(0)
     figure = figures.front_figure(snapshot, FrontView(), "dark")
     assert any(one.text == "no evaluation yet" for one in figure.layout.annotations)
-    figures.parallel_figure(snapshot, FrontView(), "dark")
-    figures.hypervolume_figure(snapshot, "dark")
+    side_figures.parallel_figure(snapshot, FrontView(), "dark")
+    side_figures.hypervolume_figure(snapshot, "dark")
     assert "exitbits worker" in words.summary_words(snapshot)
     assert "raise the budget" in words.budget_words(snapshot, None)

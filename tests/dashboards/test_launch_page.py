@@ -20,7 +20,7 @@ from dash import Dash, dcc
 from dash_client import call
 from flask.testing import FlaskClient
 from playwright.sync_api import Page, expect
-from running import ROOT, command_env
+from running import command_env
 
 from dashboards import actions
 from dashboards.actions import (
@@ -181,7 +181,7 @@ def test_relative_paths_are_refused_and_named(workplace: Workplace, path: str) -
         with pytest.raises(BadInput, match=rf"{key} .*relative: give the whole path") as caught:
             workplace.check(text, None, None)
         assert tempfile.gettempdir() not in str(caught.value)
-        assert f"{key} {str(Path(path)).removeprefix('.')!r}" in str(caught.value)
+        assert f"{key} {path.removeprefix('./')!r} is" in str(caught.value)
 
 
 def test_whole_paths_stay_as_they_are(workplace: Workplace) -> None:
@@ -392,18 +392,6 @@ def test_the_real_command_measures_and_adds_the_study(
     assert record.config == load_config("fashion", name="from the form", trials=9)
     assert 0.9 < record.reference_value < 0.95
     assert store.open_studies() == ["small", "from the form"]
-
-
-def test_the_dashboard_starts_without_torch() -> None:
-    script = (
-        "import sys, dashboards.app; "
-        "print([one for one in ('torch', 'timm') if one in sys.modules])"
-    )
-    done = subprocess.run(
-        [PYTHON, "-c", script], cwd=ROOT, env=command_env(), capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
-    assert done.stdout.strip() == "[]"
 
 
 # Changing what is there

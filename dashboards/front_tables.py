@@ -1,0 +1,45 @@
+"""Policies of a study as rows: for the table on the page, and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from dashboards.snapshot import Snapshot
+from studies.records import Recorded
+
+TABLE_ROWS = 5000
+
+
+def table_rows(snapshot: Snapshot, rows: Sequence[Recorded]) -> list[dict[str, Any]]:
+    """What the table shows of rows."""
+    return [
+        {
+            "id": str(row.id),
+            "policy": row.digest[:8],
+            "value": round(row.value, 6),
+            "standard_error": round(row.standard_error, 5),
+            "gbops": round(row.gbops, 6),
+            "gbops_p95": round(row.gbops_p95, 6),
+            "reduction": f"{snapshot.summary.reduction(row):.2%}",
+            "mean_exit": round(row.mean_exit, 3),
+            "weights": " ".join(map(str, row.policy.weight_bits)),
+            "activations": " ".join(map(str, row.policy.activation_bits)),
+            "thresholds": " ".join(f"{one:.2f}" for one in row.policy.thresholds[:-1]),
+            "source": row.source,
+            "trial": row.trial,
+        }
+        for row in rows[:TABLE_ROWS]
+    ]
+
+
+def rows_as_csv(snapshot: Snapshot, rows: Sequence[Recorded]) -> str:
+    """Rows as CSV, in the columns of ``exitbits front --csv``."""
+    buffer = io.StringIO()
+    fields = [snapshot.summary.row_as_dict(row) for row in rows]
+    writer = csv.DictWriter(buffer, list(fields[0]) if fields else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(fields)
+    return buffer.getvalue()
