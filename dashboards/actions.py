@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import signal
 import subprocess
@@ -23,7 +22,6 @@ from studies.store import StudyStore
 MAX_TEXT = 65_536
 MAX_AT_ONCE = 2
 KEPT_SUBMISSIONS = 10
-GRACE_S = 2.0
 
 State = Literal["measuring", "done", "failed"]
 
@@ -61,11 +59,10 @@ class _Child:
 
     def end(self) -> None:
         """End the process and those that it started."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if self.process.poll() is None:  # else its number may be another's by now
-                os.killpg(self.process.pid, number)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.process.wait(GRACE_S)
+        # At once: it has no way of its own to end, and writes to the store in one transaction.
+        if self.process.poll() is None:  # else its number may be another's by now
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
         self.folder.cleanup()
 
 

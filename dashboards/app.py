@@ -37,10 +37,11 @@ def create_app(store: StudyStore, *, token: str | None = None, local: bool = Tru
         assets_folder="assets",
         csrf_token_name="_csrf_token",
         csrf_header_name="X-CSRFToken",
+        enable_mcp=False,
         description="Fronts of depth-precision policies",
     )
     app.index_string = app.index_string.replace("<html>", '<html lang="en">')
-    Guard(token, LOOPBACK if local else None).protect(app.server)
+    Guard(token, LOOPBACK if local else None).protect(app.server, app.csp_hashes)
     snapshots, workplace = Snapshots(store), actions.Workplace(store)
 
     @app.server.get("/health")
@@ -48,7 +49,9 @@ def create_app(store: StudyStore, *, token: str | None = None, local: bool = Tru
         try:
             store.names()
         except ExitbitsError as error:
-            return Response(f"{error}\n", 503, mimetype="text/plain")
+            # Asked without a login: where the database is stays out of it.
+            words = "the database does not answer" if token else str(error)
+            return Response(f"{words}\n", 503, mimetype="text/plain")
         return Response("ok\n", mimetype="text/plain")
 
     app.layout = _frame()

@@ -106,7 +106,9 @@ def bit_worth(snapshot: Snapshot, index: int) -> list[BitWorth]:
     alike = np.array([other for other, _ in kept])
     numbers: dict[str, int] = {}
     asked = [numbers.setdefault(lists.thresholds, len(numbers)) for _, lists in kept]
-    bits, points = np.array([lists.bits() for _, lists in kept]), snapshot.points[alike]
+    written = ",".join(f"{lists.weights},{lists.activations}" for _, lists in kept)
+    bits = np.fromstring(written, np.int64, sep=",").reshape(len(kept), -1)
+    points = snapshot.points[alike]
     table, at = np.column_stack([bits, asked]).astype(np.uint64), int(np.searchsorted(alike, index))
     groups = bits.shape[1]
     mix = np.random.default_rng(0).integers(1 << 63, size=groups + 1, dtype=np.uint64)
@@ -161,10 +163,6 @@ class _Lists(NamedTuple):
         found = _TEXT.fullmatch(row.policy_json) or _TEXT.fullmatch(row.policy.to_json())
         assert found is not None, "canonical JSON has its keys in order"
         return cls(*found.groups())
-
-    def bits(self) -> list[int]:
-        """Of all groups, in the order of :func:`choice_names`."""
-        return [int(one) for one in f"{self.weights},{self.activations}".split(",")]
 
     def choices(self) -> list[str]:
         """As text, in the order of :func:`choice_names`."""

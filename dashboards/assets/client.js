@@ -12,6 +12,11 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
         }, 200);
       });
     },
+    // Of a selection only its outline is sent, not the points inside.
+    outline: function (event) {
+      if (!event || !(event.range || event.lassoPoints)) return window.dash_clientside.no_update;
+      return { range: event.range, lassoPoints: event.lassoPoints };
+    },
     apply_theme: function (theme) {
       document.documentElement.dataset.theme = theme || "light";
       document.body.dataset.agThemeMode = theme || "light";

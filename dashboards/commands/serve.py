@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from dashboards.security import LOOPBACK
+from dashboards.security import LOOPBACK, MAX_BODY
 from search.errors import BadInput, ExitbitsError
 from studies.commands.common import add_store, read_store
 from studies.database import EmptyStore
@@ -54,7 +54,12 @@ def run(args: argparse.Namespace) -> int:
     app = create_app(store, token=token, local=local)
     try:
         server = waitress.create_server(
-            app.server, host=args.host, port=args.port, threads=THREADS, ident="exitbits"
+            app.server,
+            host=args.host,
+            port=args.port,
+            threads=THREADS,
+            ident="exitbits",
+            max_request_body_size=MAX_BODY,
         )
     except OSError as error:
         raise ExitbitsError(
@@ -63,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     host = f"[{args.host}]" if ":" in args.host else args.host
     asked = ", asks for the token" if token else ""
-    print(f"dashboard of {store.address}: http://{host}:{server.effective_port}{asked}",
+    print(f"dashboard of {store.database.shown}: http://{host}:{server.effective_port}{asked}",
           flush=True)  # fmt: skip
     print("Ctrl-C stops it", file=sys.stderr)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

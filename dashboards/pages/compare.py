@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 import plotly.graph_objects as go
-from dash import Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
+from dash import Dash, Input, Output, State, dcc, html, no_update, set_props
 from dash.exceptions import PreventUpdate
 
 from dashboards.compare_figures import MAX_STUDIES, as_patch, compare_figure, compare_traces
@@ -59,7 +59,7 @@ def layout(snapshots: Snapshots, search: str) -> Any:
         [
             dcc.Interval(id="compare-poll", interval=parts.POLL_MS),
             dcc.Store(id="compare-seen"),
-            dcc.Store(id="compare-written"),
+            dcc.Store(id="compare-agreed", data=search),
             html.H1("Compare studies"),
             html.Div(
                 [
@@ -111,23 +111,28 @@ def register(app: Dash, snapshots: Snapshots) -> None:
     """Attach the page's callbacks.
 
     The address is what the page shows. Choosing writes the address; going back in the browser's
-    history changes the address alone, and the choice follows it.
+    history changes the address alone, and the choice follows it. ``compare-agreed`` holds the
+    address that the choice was last in agreement with: it tells a person's choice from one that
+    followed.
     """
 
     @app.callback(
         Output("url", "search", allow_duplicate=True),
-        Output("compare-written", "data"),
+        Output("compare-agreed", "data"),
         Input("compare-studies", "value"),
         Input("compare-seeds", "value"),
-        State("url", "search"),
+        State("compare-agreed", "data"),
         State("compare-studies", "options"),
         prevent_initial_call=True,
     )
     def write(
-        names: list[str] | None, seeds: list[str], query: str | None, options: list[dict[str, str]]
-    ) -> tuple[Any, str]:
-        written = written_query(names or (), bool(seeds), query, {one["value"] for one in options})
-        return no_update if written == (query or "") else written, written
+        names: list[str] | None, seeds: list[str], agreed: str, options: list[dict[str, str]]
+    ) -> tuple[str, str]:
+        # Compared with what the list was set to: the address itself may have moved on already.
+        query = written_query(names or (), bool(seeds), agreed, {one["value"] for one in options})
+        if query == agreed:
+            raise PreventUpdate
+        return query, query
 
     @app.callback(
         *(Output(f"compare-{name}", key) for name, key in _DRAWN),
@@ -135,7 +140,7 @@ def register(app: Dash, snapshots: Snapshots) -> None:
         Input("theme", "data"),
         Input("compare-poll", "n_intervals"),
         State("compare-seen", "data"),
-        State("compare-written", "data"),
+        State("compare-agreed", "data"),
         State("url", "pathname"),
         State("compare-studies", "options"),
     )
@@ -144,36 +149,39 @@ def register(app: Dash, snapshots: Snapshots) -> None:
         mode: str,
         _: Any,
         seen: Seen | None,
-        written: str | None,
+        agreed: str,
         path: str,
         options: list[dict[str, str]],
     ) -> tuple[Any, ...]:
         if path != PATH:
             raise PreventUpdate  # on the way to another page
         query = query or ""
-        if ctx.triggered_id == "url" and query != written:
+        # Whatever triggered this: the call that the address caused may have been overtaken.
+        moved = query != agreed
+        if moved:
             selection, known = Selection.from_query(query), {one["value"] for one in options}
             chosen = [name for name in selection.names if name in known]
             set_props("compare-studies", {"value": chosen})
             set_props("compare-seeds", {"value": ["group"] * selection.group})
+            set_props("compare-agreed", {"data": query})
         found = answer(snapshots, query, mode, seen)
-        if found is _SAME:
+        if found is _SAME and not moved:
             raise PreventUpdate
         return found
 
 
-def written_query(names: Sequence[str], group: bool, query: str | None, known: set[str]) -> str:
-    """The address for what is chosen: the one there is as long as it means the same.
+def written_query(names: Sequence[str], group: bool, query: str, known: set[str]) -> str:
+    """The address for what is chosen: the one there was as long as it means the same.
 
     Args:
         names: chosen, in the order of choosing.
         group: whether they are seeds of one search.
-        query: the address as it stands; names in it that do not exist stay until another choice.
+        query: the address before; names in it that do not exist stay until another choice.
         known: names that can be chosen.
     """
     there, chosen = Selection.from_query(query), Selection(tuple(names), group)
     if Selection(tuple(name for name in there.names if name in known), there.group) == chosen:
-        return query or ""
+        return query
     return chosen.to_query()
 
 

@@ -27,6 +27,7 @@ def layout(snapshot: Snapshot, search: str) -> Any:
             dcc.Store(id="front-view", data=view.to_query()),
             dcc.Store(id="front-seen"),
             dcc.Store(id="front-settled"),
+            dcc.Store(id="front-selected"),
             dcc.Interval(id="front-poll", interval=parts.POLL_MS),
             dcc.Download(id="front-file"),
             html.H1(name),

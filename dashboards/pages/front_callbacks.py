@@ -45,6 +45,13 @@ def _register_view(app: Dash) -> None:
         prevent_initial_call=True,
     )
 
+    app.clientside_callback(
+        "window.dash_clientside.exitbits.outline",
+        Output("front-selected", "data"),
+        Input("front-figure", "selectedData"),
+        prevent_initial_call=True,
+    )
+
     @app.callback(
         Output("front-view", "data"),
         Output("url", "search", allow_duplicate=True),
@@ -52,7 +59,7 @@ def _register_view(app: Dash) -> None:
         Input("front-show", "value"),
         Input("front-settled", "data"),
         Input("front-figure", "relayoutData"),
-        Input("front-figure", "selectedData"),
+        Input("front-selected", "data"),
         Input("front-parallel", "restyleData"),
         Input("front-clear", "n_clicks"),
         State("front-view", "data"),
@@ -76,7 +83,7 @@ def _register_view(app: Dash) -> None:
                 view = replace(view, zoom=zoom)
             if relayout.get("selections") == []:
                 view = replace(view, selection=())
-        if "front-figure.selectedData" in causes and (corners := selection_of(selected)):
+        if "front-selected.data" in causes and (corners := selection_of(selected)):
             view = replace(view, selection=corners)
         if "front-parallel.restyleData" in causes:
             view = replace(view, brushes=brushes_of(restyle, view.brushes))

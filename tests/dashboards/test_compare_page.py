@@ -597,7 +597,7 @@ def test_the_page_in_an_application(bench: Bench) -> None:
     options = [{"label": name, "value": name} for name in ("a", "b")]
     state: dict[str, Any] = {
         "url.search": "?study=a&study=b", "url.pathname": "/compare", "theme.data": "light",
-        "compare-poll.n_intervals": 0, "compare-seen.data": None, "compare-written.data": None,
+        "compare-poll.n_intervals": 0, "compare-seen.data": None, "compare-agreed.data": "",
         "compare-studies.options": options, "compare-studies.value": ["a", "b"],
         "compare-seeds.value": [],
     }  # fmt: skip
@@ -608,17 +608,24 @@ def test_the_page_in_an_application(bench: Bench) -> None:
     assert "hypervolume" in shown["compare-summary"]["children"]
     # The browser went there by itself, so the choice follows.
     assert drawn["sideUpdate"]["compare-studies"] == {"value": ["a", "b"]}
-    known = {**state, "compare-seen.data": shown["compare-seen"]["data"]}
+    assert drawn["sideUpdate"]["compare-agreed"] == {"data": "?study=a&study=b"}
+    known = {
+        **state,
+        "compare-seen.data": shown["compare-seen"]["data"],
+        "compare-agreed.data": "?study=a&study=b",
+    }
     polled = {**known, "changed": "compare-poll.n_intervals"}
     assert call(app, "compare-figure.figure", **polled).status_code == 204
     away = {**known, "url.pathname": "/"}
     assert call(app, "compare-figure.figure", **away).status_code == 204
 
-    chosen = {**state, "compare-seeds.value": ["group"], "changed": "compare-seeds.value"}
+    agreed = {**state, "compare-agreed.data": "?study=a&study=b"}
+    chosen = {**agreed, "compare-seeds.value": ["group"], "changed": "compare-seeds.value"}
     written = call(app, "url.search", **chosen).get_json()["response"]
     assert written["url"]["search"] == "?study=a&study=b&group=1"
-    same = call(app, "url.search", **{**state, "changed": "compare-studies.value"}).get_json()
-    assert "url" not in same["response"]
+    assert written["compare-agreed"]["data"] == "?study=a&study=b&group=1"
+    # A choice that only followed the address is not written, also when the address has moved on.
+    followed = {**agreed, "url.search": "?study=b", "changed": "compare-studies.value"}
+    assert call(app, "url.search", **followed).status_code == 204
     # What this page wrote does not come back as a choice.
-    own = {**state, "compare-written.data": "?study=a&study=b"}
-    assert "sideUpdate" not in call(app, "compare-figure.figure", **own).get_json()
+    assert "sideUpdate" not in call(app, "compare-figure.figure", **agreed).get_json()

@@ -315,6 +315,14 @@ def alive(pids: list[int]) -> list[int]:
     ]
 
 
+def gone(pids: list[int]) -> bool:
+    """Whether all have ended, after a while: the system takes its time for it."""
+    deadline = time.monotonic() + 30
+    while alive(pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not alive(pids)
+
+
 def wait_for(file: Path) -> list[int]:
     deadline = time.monotonic() + 60
     while not file.exists() or not file.read_text().endswith("\n"):
@@ -335,7 +343,7 @@ def test_children_and_theirs_end_with_the_dashboard(
     pids = wait_for(tmp_path / "pids")
     assert len(alive(pids)) == 2
     workplace.close()
-    assert alive(pids) == []
+    assert gone(pids)
     (found,) = workplace.submissions()
     assert (found.state, found.words) == ("failed", "the dashboard ended before it was measured")
     with pytest.raises(BadInput, match="is ending"):
@@ -367,7 +375,8 @@ time.sleep(300)
     assert len(alive(pids)) == 2
     server.send_signal(number)
     server.wait(30)
-    assert alive([*pids, other.pid]) == [other.pid]
+    assert gone(pids)
+    assert alive([other.pid])
     assert list(tmp_path.glob("exitbits-*")) == []
     other.kill()
     other.wait()

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from small_study import measure, small_ledger
 from dashboards import policy_figures as figures
 from dashboards import theme
 from dashboards.pages import policy as page
-from dashboards.snapshot import Snapshot, Snapshots
+from dashboards.snapshot import Snapshots
 from search.cost import Ledger
 from search.errors import BadInput
 from search.evaluation import Evaluation, judge
@@ -236,71 +235,7 @@ def test_the_words_agree_with_the_numbers(make_record: MakeRecord, known: Evalua
     assert "dearest op is patch_embed with 41.83%, at 8 x 8 bits" in text
 
 
-# Neighbours
-
-
-def test_neighbours_differ_in_one_choice(make_snapshots: Callable[..., Snapshots]) -> None:
-    policies = [
-        make_policy((w1, w2), (a1, a2), t)
-        for w1, w2, a1, a2, t in product((3, 5), (4, 6), (4, 8), (5, 7), (0.4, 0.6))
-    ]
-    snapshot = make_snapshots(policies).get("small")
-    assert len(snapshot.rows) == 32
-    for index in (0, 13, 31):
-        here = snapshot.rows[index]
-        expected = set()
-        for row in snapshot.rows:
-            mine, other = here.policy, row.policy
-            parts = [
-                *zip(mine.weight_bits, other.weight_bits, strict=True),
-                *zip(mine.activation_bits, other.activation_bits, strict=True),
-                *zip(mine.thresholds, other.thresholds, strict=True),
-            ]
-            if sum(a != b for a, b in parts) == 1:
-                expected.add(row.id)
-        found = page.neighbours(snapshot, index)
-        assert {one.row.id for one in found} == expected
-        assert len(expected) == 5
-        distances = [abs(one.row.gbops - here.gbops) for one in found]
-        assert distances == sorted(distances)
-        for one in found:
-            assert one.metric == one.row.value - here.value
-            assert one.gbops == one.row.gbops - here.gbops
-        said = {(one.choice, one.old, one.new) for one in found}
-        w1 = here.policy.weight_bits[0]
-        assert ("w block1", w1, 8 - w1) in said
-        a2 = here.policy.activation_bits[1]
-        assert ("a block2", a2, 12 - a2) in said
-        t = here.policy.thresholds[0]
-        assert ("threshold, block 1", t, {0.4: 0.6, 0.6: 0.4}[t]) in said
-
-
-def test_another_model_or_other_fixed_bits_are_no_neighbours(
-    make_snapshots: Callable[..., Snapshots], tmp_path: Path
-) -> None:
-    snapshots = make_snapshots([make_policy((4, 4), (4, 4))])
-    store = snapshots.reader
-    assert isinstance(store, StudyStore)
-    near = make_policy((4, 5), (4, 4))
-    recovered = Contribution("maqee", measure(near), "a" * 64, tmp_path / "recovered.safetensors")
-    contribute(store, "small", [recovered])
-    contribute(store, "small", [Contribution("hand", measure(replace(near, head_bits=32)))])
-    snapshot = snapshots.get("small")
-    assert len(snapshot.rows) == 3
-    assert page.neighbours(snapshot, 0) == []
-    assert page.bit_worth(snapshot, 0) == []
-
-
-def test_a_policy_recorded_twice_is_one_neighbour(
-    make_snapshots: Callable[..., Snapshots],
-) -> None:
-    snapshots = make_snapshots([make_policy((4, 4), (4, 4)), make_policy((4, 5), (4, 4))])
-    store = snapshots.reader
-    assert isinstance(store, StudyStore)
-    contribute(store, "small", [Contribution("again", measure(make_policy((4, 5), (4, 4))))])
-    snapshot = snapshots.get("small")
-    assert len(snapshot.rows) == 3
-    assert [one.row.id for one in page.neighbours(snapshot, 0)] == [snapshot.rows[1].id]
+# What was recorded around it
 
 
 def test_the_nearest_twenty_are_shown_and_all_are_counted(
@@ -318,88 +253,9 @@ def test_the_nearest_twenty_are_shown_and_all_are_counted(
     assert links == {f"/study/small/policy/{row.id}" for row in nearest}
 
 
-# What one bit buys
-
-
-def brute_worth(
-    snapshot: Snapshot, index: int
-) -> dict[tuple[int, bool], tuple[bool, list[tuple[float, float]]]]:
-    """Every pair of rows looked at, by column and whether it is about one bit more."""
-    rows = snapshot.rows
-    vectors = [(*row.policy.weight_bits, *row.policy.activation_bits) for row in rows]
-    answers: dict[tuple[int, bool], tuple[bool, list[tuple[float, float]]]] = {}
-    for column, more in product(range(len(vectors[0])), (True, False)):
-        width = vectors[index][column]
-        own, others = [], []
-        for a, b in product(range(len(rows)), repeat=2):
-            low, high = vectors[a][column], vectors[b][column]
-            alone = all(
-                (x == y) != (place == column)
-                for place, (x, y) in enumerate(zip(vectors[a], vectors[b], strict=True))
-            )
-            if not alone or low >= high or rows[a].policy.thresholds != rows[b].policy.thresholds:
-                continue
-            # Nothing recorded lies between the two.
-            between = any(
-                low < vectors[c][column] < high
-                and rows[c].policy.thresholds == rows[a].policy.thresholds
-                and all(
-                    x == y
-                    for place, (x, y) in enumerate(zip(vectors[a], vectors[c], strict=True))
-                    if place != column
-                )
-                for c in range(len(rows))
-            )
-            if between or not (low <= width < high if more else low < width <= high):
-                continue
-            slope = (
-                (rows[b].value - rows[a].value) / (high - low),
-                (rows[b].gbops - rows[a].gbops) / (high - low),
-            )
-            (own if (a if more else b) == index else others).append(slope)
-        if own or others:
-            answers[column, more] = (bool(own), own or others)
-    return answers
-
-
-def test_bits_are_worth_what_all_pairs_say(make_snapshots: Callable[..., Snapshots]) -> None:
-    rng = np.random.default_rng(3)
-    policies = {
-        make_policy(bits[:2], bits[2:], threshold).digest: make_policy(
-            bits[:2], bits[2:], threshold
-        )
-        for bits, threshold in (
-            ([int(one) for one in rng.choice((3, 4, 6), 4)], float(rng.choice((0.4, 0.6))))
-            for _ in range(70)
-        )
-    }
-    snapshot = make_snapshots(list(policies.values())).get("small")
-    names = page.choice_names(snapshot.record, snapshot.rows[0].policy)
-    kinds = set()
-    for index in range(0, len(snapshot.rows), 3):
-        expected = brute_worth(snapshot, index)
-        found = {(names.index(one.group), one.more): one for one in page.bit_worth(snapshot, index)}
-        assert found.keys() == expected.keys()
-        for key, (own, slopes) in expected.items():
-            one = found[key]
-            kinds.add(own)
-            assert (one.other is not None) == own
-            pairs = sorted(zip(one.metric, one.gbops, strict=True))
-            np.testing.assert_allclose(pairs, sorted(slopes), atol=1e-12)
-    assert kinds == {True, False}
-
-
-def test_one_comparison_by_hand(make_snapshots: Callable[..., Snapshots]) -> None:
+def test_the_worth_of_a_bit_is_told(make_snapshots: Callable[..., Snapshots]) -> None:
     snapshots = make_snapshots([make_policy((4, 4), (4, 4)), make_policy((4, 7), (4, 4))])
-    snapshot = snapshots.get("small")
-    narrow, wide = snapshot.rows
-    (one,) = page.bit_worth(snapshot, 0)
-    assert (one.group, one.bits, one.more, one.widths) == ("w block2", 4, True, (4, 7))
-    assert one.other == wide
-    assert one.metric == pytest.approx([(wide.value - narrow.value) / 3])
-    (back,) = page.bit_worth(snapshot, 1)
-    assert (back.more, back.bits, back.other) == (False, 7, narrow)
-    assert back.gbops == pytest.approx(one.gbops)
+    narrow, wide = snapshots.get("small").rows
     text = words(page.layout(snapshots, "small", narrow.id))
     assert "w block2, 4 → 5" in text
     assert f"{(wide.value - narrow.value) / 3:+.4f}" in text

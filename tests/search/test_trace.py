@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.errors import ExitbitsError
-from search.trace import ExitTrace
+from search.trace import TRACE_FORMAT, ExitTrace
 
 LEVELS = [0.0, 0.25, float(np.float32(0.7)), 0.7, 0.75, float(np.float32(0.1)), 0.1, 1.0]
 
@@ -105,6 +105,7 @@ def same(one: ExitTrace, other: ExitTrace) -> bool:
         np.array_equal(one.confidence, other.confidence)
         and np.array_equal(one.statistic, other.statistic)
         and one.exit_blocks == other.exit_blocks
+        and one.engine == other.engine
         and one.confidence.dtype == other.confidence.dtype
         and one.statistic.dtype == other.statistic.dtype
     )
@@ -125,7 +126,7 @@ def test_every_truncation_is_refused():
 
 def test_a_flipped_bit_never_changes_a_value():
     """A few bits mean nothing (zip's time stamps, deflate's padding); all others are noticed."""
-    trace = random_trace(0)
+    trace = random_trace(0, samples=100)
     data = trace.to_bytes()
     bits = range(0, len(data) * 8, 3)
     noticed = 0
@@ -143,10 +144,11 @@ def other_archive(**changes: object) -> bytes:
     trace = random_trace(0)
     buffer = io.BytesIO()
     fields = {
-        "format": 1,
+        "format": TRACE_FORMAT,
         "confidence": trace.confidence,
         "statistic": trace.statistic,
         "exit_blocks": trace.exit_blocks,
+        "engine": trace.engine,
     }
     kept = {name: value for name, value in {**fields, **changes}.items() if value is not None}
     np.savez(buffer, **kept)
@@ -165,13 +167,13 @@ def saved_array(value: np.ndarray) -> bytes:
         b"",
         b"not an archive",
         saved_array(np.zeros((3, 2))),
-        other_archive(format=2),
+        other_archive(format=TRACE_FORMAT + 1),
         other_archive(confidence=None),
         other_archive(exit_blocks=(1, 2)),
         other_archive(confidence=np.full((40, 3), np.nan, np.float32)),
         other_archive(statistic=np.array([{}], dtype=object)),
     ],
-    ids=["empty", "text", "npy", "format-2", "field-missing", "exits", "nan", "pickle"],
+    ids=["empty", "text", "npy", "another-format", "field-missing", "exits", "nan", "pickle"],
 )
 def test_bytes_that_are_no_trace_are_refused(data: bytes):
     assert same(ExitTrace.from_bytes(other_archive()), random_trace(0))
