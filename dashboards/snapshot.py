@@ -65,12 +65,6 @@ class Snapshot:
     def _revisions(self) -> np.ndarray:
         return np.fromiter((row.revision for row in self.rows), np.int64, len(self.rows))
 
-    @cached_property
-    def choices(self) -> np.ndarray:
-        """Weight bits, activation bits and thresholds of every row, ``[N, W + A + E]``."""
-        policies = [row.policy for row in self.rows]
-        return np.array([[*p.weight_bits, *p.activation_bits, *p.thresholds] for p in policies])
-
     def extended(self, record: StudyRecord, progress: Progress, new: list[Recorded]) -> Snapshot:
         """This snapshot with what has happened since."""
         if not new:
