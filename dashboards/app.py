@@ -11,7 +11,7 @@ from flask import Response
 
 from dashboards import actions
 from dashboards.pages import compare, front, front_callbacks, launch, parts, policy, studies
-from dashboards.security import LOOPBACK, Guard
+from dashboards.security import CSRF_COOKIE, CSRF_HEADER, LOOPBACK, Guard
 from dashboards.snapshot import Snapshots
 from search.errors import ExitbitsError
 from studies.store import StudyStore
@@ -35,8 +35,8 @@ def create_app(store: StudyStore, *, token: str | None = None, local: bool = Tru
         suppress_callback_exceptions=True,
         compress=True,
         assets_folder="assets",
-        csrf_token_name="_csrf_token",
-        csrf_header_name="X-CSRFToken",
+        csrf_token_name=CSRF_COOKIE,
+        csrf_header_name=CSRF_HEADER,
         enable_mcp=False,
         description="Fronts of depth-precision policies",
     )
@@ -109,8 +109,14 @@ def _register_routes(app: Dash, snapshots: Snapshots, workplace: actions.Workpla
         Input("theme", "data"),
     )
 
-    @app.callback(Output("content", "children"), Input("url", "pathname"), State("url", "search"))
-    def show(path: str | None, search: str | None) -> Any:
+    @app.callback(
+        Output("content", "children"),
+        Input("url", "pathname"),
+        # There only while the database is away: then the page is tried again.
+        Input("reconnect", "n_intervals", allow_optional=True),
+        State("url", "search"),
+    )
+    def show(path: str | None, _again: int | None, search: str | None) -> Any:
         steps = [unquote(step) for step in (path or "/").strip("/").split("/") if step]
         return parts.guarded(lambda: _page(steps, search or "", snapshots, workplace))
 
@@ -120,7 +126,7 @@ def _page(
 ) -> Any:
     match steps:
         case []:
-            return studies.layout(snapshots, search)
+            return studies.layout(snapshots)
         case ["compare"]:
             return compare.layout(snapshots, search)
         case ["launch"]:

@@ -9,16 +9,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboards import theme
+from dashboards.axes import SYMBOLS, log_ticks, metric_range
 from search.front import knee
 from studies.fronts import FrontSummary
 from studies.records import Recorded
-
-_SYMBOLS = {
-    "anchor": "square",
-    "harvest": "triangle-up",
-    "proposed": "circle",
-    "method": "diamond",
-}
 
 
 def front_figure(summary: FrontSummary) -> go.Figure:
@@ -61,14 +55,14 @@ def front_figure(summary: FrontSummary) -> go.Figure:
         marker={
             "color": theme.BLUE,
             "size": 9,
-            "symbol": [_SYMBOLS[row.kind] for row in rows],
+            "symbol": [SYMBOLS[row.kind] for row in rows],
         },
         hovertext=[_hover(summary, row) for row in rows],
         hoverinfo="text",
     )
     _add_knee(figure, points)
     _add_references(figure, summary)
-    ticks = _log_ticks(min(points[:, 1]), max([*points[:, 1], summary.w8a8_gbops]))
+    ticks = log_ticks(min(points[:, 1]), max([*points[:, 1], summary.w8a8_gbops]))
     figure.update_layout(
         theme.layout(
             height=540,
@@ -84,29 +78,13 @@ def front_figure(summary: FrontSummary) -> go.Figure:
                 "title": f"{metric} on the search split",
                 "gridcolor": theme.GRID,
                 "automargin": True,
-                "range": _metric_range(summary),
+                "range": metric_range(summary),
             },
             legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0},
             margin={"l": 70, "r": 30, "t": 40, "b": 120},
         )
     )
     return figure
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 in every decade between ``low`` and ``high``, and one beyond on each side."""
-    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-    return [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
-
-
-def _metric_range(summary: FrontSummary) -> list[float]:
-    """From a little under the front to a little over the reference: the rest is off the figure."""
-    rows = summary.front_rows
-    reference = summary.record.reference_value
-    top = max([row.value + row.standard_error for row in rows] + [reference])
-    bottom = min([row.value - row.standard_error for row in rows] + [reference])
-    margin = max(0.01, (top - bottom) * 0.12)
-    return [max(0.0, bottom - margin), min(1.0, top + margin)]
 
 
 def _add_knee(figure: go.Figure, points: np.ndarray) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboards import theme
+from dashboards.axes import SYMBOLS, log_ticks, metric_range
 from dashboards.choosing import best_index, chosen_rows, cost_range, is_narrowed
 from dashboards.snapshot import KINDS, Snapshot
 from dashboards.view import FrontView
@@ -23,12 +24,6 @@ LABELS = {
     "proposed": "proposed by the sampler",
     "harvest": "harvested from a trial's trace",
     "method": "baseline or method",
-}
-SYMBOLS = {
-    "anchor": "square",
-    "proposed": "circle",
-    "harvest": "triangle-up",
-    "method": "diamond",
 }
 _COLORS = {
     "anchor": theme.ORANGE,
@@ -60,7 +55,7 @@ def front_figure(snapshot: Snapshot, view: FrontView, mode: str) -> go.Figure:
     record, summary, colors = snapshot.record, snapshot.summary, theme.colors(mode)
     low, high = cost_range(snapshot)
     shapes, annotations = reference_lines(snapshot, view)
-    zoom = view.zoom or (low * 0.8, max(high, summary.w8a8_gbops) * 1.15, *_metric_range(snapshot))
+    zoom = view.zoom or (low * 0.8, max(high, summary.w8a8_gbops) * 1.15, *metric_range(summary))
     x_range = [math.log10(max(one, 1e-12)) for one in zoom[:2]] if view.x == "log" else zoom[:2]
     figure.update_layout(
         theme.layout(
@@ -71,7 +66,7 @@ def front_figure(snapshot: Snapshot, view: FrontView, mode: str) -> go.Figure:
                 "range": list(x_range),
                 "gridcolor": colors.grid,
                 "automargin": True,
-                **_ticks(low, max(high, summary.w8a8_gbops), view.x),
+                **(_log_axis(low, max(high, summary.w8a8_gbops)) if view.x == "log" else {}),
             },
             yaxis={
                 "title": f"{escape(record.metric)} on the search split",
@@ -269,18 +264,6 @@ def _drawn_selection(view: FrontView) -> list[dict[str, Any]]:
     return [{"type": "path", "path": path, "xref": "x", "yref": "y"}]
 
 
-def _ticks(low: float, high: float, scale: str) -> dict[str, Any]:
-    if scale != "log":
-        return {}
-    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
-    values = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
+def _log_axis(low: float, high: float) -> dict[str, Any]:
+    values = log_ticks(low, high)
     return {"tickvals": values, "ticktext": [f"{value:g}" for value in values]}
-
-
-def _metric_range(snapshot: Snapshot) -> tuple[float, float]:
-    """From a little under the front to a little over the reference: the rest is a scroll away."""
-    rows, reference = snapshot.summary.front_rows, snapshot.record.reference_value
-    top = max([row.value + row.standard_error for row in rows] + [reference])
-    bottom = min([row.value - row.standard_error for row in rows] + [reference])
-    margin = max(0.01, (top - bottom) * 0.12)
-    return max(0.0, bottom - margin), min(1.02, top + margin)

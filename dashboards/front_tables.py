@@ -1,9 +1,7 @@
-"""Policies of a study as rows: for the table on the page, and as CSV."""
+"""Policies of a study as rows of the table on its page."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,13 +31,3 @@ def table_rows(snapshot: Snapshot, rows: Sequence[Recorded]) -> list[dict[str, A
         }
         for row in rows[:TABLE_ROWS]
     ]
-
-
-def rows_as_csv(snapshot: Snapshot, rows: Sequence[Recorded]) -> str:
-    """Rows as CSV, in the columns of ``exitbits front --csv``."""
-    buffer = io.StringIO()
-    fields = [snapshot.summary.row_as_dict(row) for row in rows]
-    writer = csv.DictWriter(buffer, list(fields[0]) if fields else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(fields)
-    return buffer.getvalue()

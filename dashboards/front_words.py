@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dashboards.choosing import best_index, cost_range
 from dashboards.snapshot import Snapshot
 from dashboards.view import FrontView
+from search.cost import NOT_COUNTED
 from search.front import knee
+from studies.fronts import FrontSummary
 from studies.records import Recorded
 
 
@@ -43,28 +45,30 @@ def summary_words(snapshot: Snapshot) -> str:
     """The front in a few sentences."""
     if not snapshot.rows:
         return "Nothing has been evaluated yet: start workers with 'exitbits worker'."
-    record, summary = snapshot.record, snapshot.summary
-    close = [row for row in summary.front_rows if row.value >= record.reference_value - 0.01]
+    return f"{front_in_words(snapshot.summary)} {NOT_COUNTED[0].upper()}{NOT_COUNTED[1:]}."
+
+
+def front_in_words(summary: FrontSummary) -> str:
+    """What comes close to full precision at which cost, and where the knee is."""
+    record = summary.record
+    floor = record.reference_value - 0.01
+    close = [row for row in summary.front_rows if row.value >= floor]
     words = []
     if close:
         row = close[0]
         words.append(
-            f"Within 0.01 of the full-precision {record.metric} ({record.reference_value:.4f}) "
-            f"the cheapest policy costs {row.gbops:.4f} GBOPs, {summary.reduction(row):.2%} below "
-            f"32x32 and {1 - row.gbops / summary.w8a8_gbops:.1%} below W8A8, both at full depth."
+            f"Within 0.01 of the full-precision {record.metric} ({record.reference_value:.4f}), "
+            f"the cheapest policy costs {row.gbops:.4f} GBOPs: {summary.reduction(row):.2%} below "
+            f"32x32, {1 - row.gbops / summary.w8a8_gbops:.1%} below W8A8, both at full depth."
         )
     else:
-        words.append(
-            f"No policy comes within 0.01 of the full-precision {record.metric} "
-            f"({record.reference_value:.4f}) yet."
-        )
-    index = knee(snapshot.points)
+        words.append(f"No policy yet comes within 0.01 of the full-precision {record.metric}.")
+    index = knee(summary.points)
     if index is not None:
-        row = snapshot.rows[index]
+        found = summary.rows[index]
         words.append(
-            f"The knee lies at {row.gbops:.4f} GBOPs with {record.metric} {row.value:.4f}."
+            f"The knee lies at {found.gbops:.4f} GBOPs with {record.metric} {found.value:.4f}."
         )
-    words.append("Softmax, normalization, GELU, pooling and residual adds are not counted.")
     return " ".join(words)
 
 

@@ -9,10 +9,10 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from dashboards import figures, theme
+from dashboards.front_words import front_in_words
 from search.cost import NOT_COUNTED
 from search.errors import BadInput
 from search.evaluation import GIGA, Evaluation
-from search.front import knee
 from studies.fronts import FrontSummary
 from studies.records import Recorded
 
@@ -88,30 +88,7 @@ def front_page(summary: FrontSummary) -> str:
 
 def summary_text(summary: FrontSummary) -> str:
     """The front in words, beside its figure, as HTML."""
-    record = summary.record
-    floor = record.reference_value - 0.01
-    close = [row for row in summary.front_rows if row.value >= floor]
-    words = []
-    if close:
-        row = close[0]
-        words.append(
-            f"Within 0.01 of the full-precision {escape(record.metric)} "
-            f"({record.reference_value:.4f}), the cheapest policy costs {row.gbops:.4f} GBOPs: "
-            f"{summary.reduction(row):.2%} below 32x32, "
-            f"{1 - row.gbops / summary.w8a8_gbops:.1%} below W8A8, both at full depth."
-        )
-    else:
-        words.append(
-            f"No policy yet comes within 0.01 of the full-precision {escape(record.metric)}."
-        )
-    index = knee(summary.points)
-    if index is not None:
-        found = summary.rows[index]
-        words.append(
-            f"The knee lies at {found.gbops:.4f} GBOPs with {escape(record.metric)} "
-            f"{found.value:.4f}."
-        )
-    return " ".join(words)
+    return escape(front_in_words(summary))
 
 
 def _figure_html(figure: go.Figure, index: int) -> str:

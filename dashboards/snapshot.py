@@ -81,10 +81,7 @@ class Snapshot:
             front = np.append(front, index)
             front = front[front_indices(everything[front])]
             course.append((index + 1, hypervolume(everything[front], corner)))
-        # Equal points are all on the front, as everywhere else.
-        front = front_indices(everything) if len(new) < 2 or not len(front) else _with_equals(
-            everything, front
-        )  # fmt: skip
+        front = _with_equals(everything, front)
         kinds = np.array([KINDS.index(row.kind) for row in new], dtype=np.int8)
         return Snapshot(
             record,
@@ -98,7 +95,7 @@ class Snapshot:
 
 
 def _with_equals(points: np.ndarray, front: np.ndarray) -> np.ndarray:
-    """The front with every point that equals one of it, by ascending cost."""
+    """The front with every point that equals one of it, by ascending cost, as fronts are here."""
     near = np.flatnonzero(np.isin(points[:, 1], points[front, 1]))
     found: np.ndarray = near[front_indices(points[near])]
     return found
@@ -124,10 +121,10 @@ class Snapshots:
             BadInput: when there is no such study.
             StoreUnavailable: when the database is away.
         """
+        version = self.reader.version(name)  # first: a name that is none leaves no lock behind
         with self._lock:
             lock = self._locks.setdefault(name, threading.Lock())
         with lock:  # requests for one study wait for each other instead of reading it twice
-            version = self.reader.version(name)
             was, known = self._known.get(name, (None, None))
             if was == version and known is not None:
                 return known

@@ -101,12 +101,14 @@ class FrontSummary:
         """The contract as JSON text."""
         return json.dumps(self.as_dict(), indent=2, allow_nan=False)
 
-    def to_csv(self) -> str:
-        """The front as CSV with a header line."""
+    def to_csv(self, rows: Sequence[Recorded] | None = None) -> str:
+        """The front, or other rows of the study, as CSV with a header line."""
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.row_as_dict(row) for row in self.front_rows)
+        writer.writerows(
+            self.row_as_dict(row) for row in (self.front_rows if rows is None else rows)
+        )
         return buffer.getvalue()
 
     def to_table(self, width: int | None = None) -> Group:

@@ -9,14 +9,13 @@ import signal
 import sys
 from pathlib import Path
 
-from dashboards.security import LOOPBACK, MAX_BODY
+from dashboards.security import LOOPBACK, MAX_BODY, MIN_TOKEN
 from search.errors import BadInput, ExitbitsError
 from studies.commands.common import add_store, read_store
 from studies.database import EmptyStore
 from studies.store import StudyStore
 
 TOKEN, TOKEN_FILE = "EXITBITS_TOKEN", "EXITBITS_TOKEN_FILE"
-MIN_TOKEN = 16
 THREADS = 8
 
 

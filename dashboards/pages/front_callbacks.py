@@ -11,7 +11,7 @@ from dash.exceptions import PreventUpdate
 from dashboards import front_figures as figures
 from dashboards.choosing import best_index, chosen_rows
 from dashboards.front_events import brushes_of, pointed_at, zoom_of
-from dashboards.front_tables import TABLE_ROWS, rows_as_csv, table_rows
+from dashboards.front_tables import TABLE_ROWS, table_rows
 from dashboards.front_words import (
     budget_words,
     point_words,
@@ -25,6 +25,7 @@ from dashboards.side_figures import hypervolume_figure, parallel_figure
 from dashboards.snapshot import Snapshot, Snapshots
 from dashboards.view import FrontView, selection_of
 from search.errors import ExitbitsError
+from studies.commands.common import file_name
 
 REBASE = 2000  # points that came since a page was drawn, before it is drawn anew
 
@@ -71,9 +72,7 @@ def _register_view(app: Dash) -> None:
         clear: int | None, query: str, top: float,
     ) -> tuple[Any, Any]:  # fmt: skip
         view, causes = FrontView.from_query(query), set(ctx.triggered_prop_ids)
-        if x != view.x:
-            view = replace(view, x=x, zoom=None if view.zoom is None else view.zoom)
-        view = replace(view, dominated="dominated" in show, errors="errors" in show)
+        view = replace(view, x=x, dominated="dominated" in show, errors="errors" in show)
         if "front-settled.data" in causes and budget is not None:
             view = replace(view, budget=None if budget >= top - 1e-9 else 10**budget)
         if "front-figure.relayoutData" in causes and relayout:
@@ -149,13 +148,11 @@ def _register_figure(app: Dash, snapshots: Snapshots) -> None:
             if was != "stale":
                 raise PreventUpdate
             return no_update, no_update, progress_words(snapshot), ""
-        base = seen["base"]
-        if len(snapshot.rows) - len(snapshot.until(base)) > REBASE:
-            base = snapshot.revision
-            return (figures.front_figure(snapshot, view, mode), _seen(snapshot, base, view),
-                    progress_words(snapshot), "")  # fmt: skip
+        if len(snapshot.rows) - len(snapshot.until(seen["base"])) > REBASE:
+            now = _seen(snapshot, snapshot.revision, view)
+            return figures.front_figure(snapshot, view, mode), now, progress_words(snapshot), ""
         patch = Patch()
-        for offset, trace in enumerate(figures.moving_traces(snapshot, base, view, mode)):
+        for offset, trace in enumerate(figures.moving_traces(snapshot, seen["base"], view, mode)):
             patch["data"][figures.RECENT + offset] = trace.to_plotly_json()
         shapes, annotations = figures.reference_lines(snapshot, view)
         patch["layout"]["shapes"] = shapes
@@ -239,20 +236,16 @@ def _register_chosen(app: Dash, snapshots: Snapshots) -> None:
         snapshot = _read(snapshots, name)
         if ctx.triggered_id == "front-csv":
             rows = chosen_rows(snapshot, FrontView.from_query(query))
-            return dcc.send_string(rows_as_csv(snapshot, rows), f"{_safe(name)}.csv")
+            return dcc.send_string(snapshot.summary.to_csv(rows), f"{file_name(name)}.csv")
         summary = replace(
             snapshot.summary, details=snapshots.reader.details(snapshot.summary.front_rows)
         )
-        return dcc.send_string(front_page(summary), f"{_safe(name)}.html")
+        return dcc.send_string(front_page(summary), f"{file_name(name)}.html")
 
 
 def _selection_key(query: str) -> str:
     view = FrontView.from_query(query)
     return replace(FrontView(), selection=view.selection, dominated=view.dominated).to_query()
-
-
-def _safe(name: str) -> str:
-    return "".join(one if one.isalnum() or one in "-_." else "_" for one in name)[:80]
 
 
 def _read(snapshots: Snapshots, name: str) -> Snapshot:

@@ -29,7 +29,7 @@ class Archivist(Protocol):
         """Archive a study, or bring it back."""
 
 
-def layout(snapshots: Snapshots, search: str) -> Any:
+def layout(snapshots: Snapshots) -> Any:
     """The page; its rows come by polling."""
     snapshots.names()  # a database that is away is told at once
     return html.Div(

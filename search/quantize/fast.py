@@ -32,7 +32,7 @@ from search.quantize.reference import (
     ReferenceEngine,
 )
 
-GROUP_ROWS = 200
+GROUP_ROWS = 200  # tokens that go through a block together, so that they stay in the cache
 COLUMNS = 16  # of a packed panel
 
 

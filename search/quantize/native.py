@@ -90,7 +90,9 @@ def load_kernels() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         log.warning(
-            "the fast engine's kernels cannot be built here (%s)", detail.strip().splitlines()[-1]
+            "the fast engine's kernels cannot be built here (%s): check the compiler (CXX) and the "
+            "cache folder",
+            detail.strip().splitlines()[-1],
         )
         return None
     kernels.exitbits_room.restype = ctypes.c_long
@@ -109,9 +111,10 @@ def load_kernels() -> ctypes.CDLL | None:
 
 def _compiler() -> str | None:
     named = os.environ.get("CXX")
-    return next(
-        filter(None, map(shutil.which, [named] if named else ["c++", "g++", "clang++"])), None
-    )
+    for name in [named] if named else ["c++", "g++", "clang++"]:
+        if found := shutil.which(name):
+            return found
+    return None
 
 
 def _output(command: list[str]) -> str:

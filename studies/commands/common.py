@@ -93,3 +93,10 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 up")
     return value
+
+
+def file_name(study: str) -> str:
+    """A study's name as the beginning of a file's: whatever else it holds becomes ``_``."""
+    safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in study)
+    # File systems count bytes; 200 leave room for an ending.
+    return safe.encode()[:200].decode(errors="ignore")

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from search.errors import ExitbitsError
 from studies.cache import DiskTraceCache
-from studies.commands.common import check_writable, positive, print_front, read_store
+from studies.commands.common import check_writable, file_name, positive, print_front, read_store
 from studies.commands.submit import add_study_source, open_study
 from studies.config import load_config
 from studies.fleet import release_dead
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(number, signal.default_int_handler)  # stop as for Ctrl-C
     config = load_config(args.study, name=args.name, trials=args.trials)
     cache = DiskTraceCache(args.cache)
-    report = args.report or Path(f"{_file_name(config.name)}.html")
+    report = args.report or Path(f"{file_name(config.name)}.html")
     check_writable(report, "--report")
     console = Console(stderr=True)
     store, record = open_study(read_store(args), config, cache, console)
@@ -123,9 +123,3 @@ def _write_reports(summary: FrontSummary, path: Path) -> None:
     for reporter in entry_points(group="exitbits.reports"):
         written = reporter.load()(summary, path)
         print(f"{reporter.name}: {written.resolve()}", file=sys.stdout)
-
-
-def _file_name(study: str) -> str:
-    safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in study)
-    # File systems count bytes; 200 leave room for an ending.
-    return safe.encode()[:200].decode(errors="ignore")

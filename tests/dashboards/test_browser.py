@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from conftest import Serve
 from playwright.sync_api import Download, Page, expect
 from postgres import Postgres, new_database
 from small_study import measure
@@ -29,6 +28,7 @@ pytestmark = pytest.mark.browser
 
 WAIT_MS = 40_000
 MakeRecord = Callable[..., StudyRecord]
+Serve = Callable[..., str]
 
 
 def grow(store: StudyStore, name: str, trials: int) -> None:
@@ -315,7 +315,10 @@ def test_a_database_that_goes_and_comes_back(
         store.database.engine.dispose()
         server.kill()
         expect(page.locator("#front-status")).to_contain_text("Not up to date", timeout=30_000)
-        assert plot(page, "gd._fullData[0].x.length") >= 0  # what was drawn is still there
+        drawn = "gd._fullData.slice(0, 4).reduce((sum, trace) => sum + trace.x.length, 0)"
+        assert plot(page, drawn) == 6  # what was drawn is still there
+        page.reload()
+        expect(page.locator("[role=alert]")).to_contain_text("does not answer", timeout=30_000)
         server.start()
         expect(page.locator("#front-status")).to_contain_text("6 of 12 trials", timeout=30_000)
         grow(store, "small", 3)

@@ -16,7 +16,7 @@ from dashboards import choosing, side_figures, theme
 from dashboards import front_figures as figures
 from dashboards import front_words as words
 from dashboards.front_events import brushes_of, pointed_at, zoom_of
-from dashboards.front_tables import rows_as_csv, table_rows
+from dashboards.front_tables import table_rows
 from dashboards.snapshot import Snapshot, Snapshots
 from dashboards.view import FrontView
 from search.front import best_under
@@ -192,7 +192,8 @@ def test_tables_and_csv_say_what_was_recorded(grown: Callable[[int], Snapshot]) 
     listed = table_rows(snapshot, rows)
     assert [one["id"] for one in listed] == [str(row.id) for row in rows]
     assert [one["value"] for one in listed] == pytest.approx([row.value for row in rows], abs=1e-6)
-    assert rows_as_csv(snapshot, rows) == snapshot.summary.to_csv()
+    assert snapshot.summary.to_csv(rows) == snapshot.summary.to_csv()
+    assert snapshot.summary.to_csv(rows[:2]).count("\n") == 3
 
 
 def test_a_study_without_evaluations_has_all_its_figures(grown: Callable[[int], Snapshot]) -> None:
