@@ -126,7 +126,7 @@ def _page(
 ) -> Any:
     match steps:
         case []:
-            return studies.layout(snapshots)
+            return studies.layout(snapshots, search)
         case ["compare"]:
             return compare.layout(snapshots, search)
         case ["launch"]:

@@ -10,7 +10,6 @@ import plotly.graph_objects as go
 
 from dashboards import theme
 from dashboards.axes import SYMBOLS, log_ticks, metric_range
-from search.front import knee
 from studies.fronts import FrontSummary
 from studies.records import Recorded
 
@@ -60,7 +59,7 @@ def front_figure(summary: FrontSummary) -> go.Figure:
         hovertext=[_hover(summary, row) for row in rows],
         hoverinfo="text",
     )
-    _add_knee(figure, points)
+    _add_knee(figure, summary)
     _add_references(figure, summary)
     ticks = log_ticks(min(points[:, 1]), max([*points[:, 1], summary.w8a8_gbops]))
     figure.update_layout(
@@ -87,13 +86,13 @@ def front_figure(summary: FrontSummary) -> go.Figure:
     return figure
 
 
-def _add_knee(figure: go.Figure, points: np.ndarray) -> None:
-    index = knee(points)
+def _add_knee(figure: go.Figure, summary: FrontSummary) -> None:
+    index = summary.knee
     if index is None:
         return
     figure.add_scatter(
-        x=[points[index, 1]],
-        y=[points[index, 0]],
+        x=[summary.rows[index].gbops],
+        y=[summary.rows[index].value],
         mode="markers",
         name="knee of the front",
         marker={

@@ -8,15 +8,15 @@ from html import escape
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
 from dashboards import theme
 from dashboards.axes import SYMBOLS, log_ticks, metric_range
 from dashboards.choosing import best_index, chosen_rows, cost_range, is_narrowed
+from dashboards.plain import Figure, Trace, typed
 from dashboards.snapshot import KINDS, Snapshot
 from dashboards.view import FrontView
 from search.evaluation import GIGA
-from search.front import front_indices, knee
+from search.front import front_indices
 from studies.records import Recorded
 
 LABELS = {
@@ -39,57 +39,52 @@ FRONT = 2 * len(KINDS)
 TOP = ("front", "knee", "budget", "chosen")
 
 
-def front_figure(snapshot: Snapshot, view: FrontView, mode: str) -> go.Figure:
+def front_figure(snapshot: Snapshot, view: FrontView, mode: str) -> Figure:
     """Metric against expected GBOPs.
 
     Every point of the study is in the traces of its kind, also when it is on the front, which is
     drawn above them: points that come later change only the small traces that follow.
     """
-    figure = go.Figure()
-    for kind in range(len(KINDS)):
-        figure.add_trace(_cloud(snapshot, np.flatnonzero(snapshot.kinds == kind), kind, view))
-    for trace in moving_traces(snapshot, snapshot.revision, view, mode):
-        figure.add_trace(trace)
-    for trace in _baselines(snapshot):
-        figure.add_trace(trace)
-    record, summary, colors = snapshot.record, snapshot.summary, theme.colors(mode)
+    record, summary = snapshot.record, snapshot.summary
     low, high = cost_range(snapshot)
     shapes, annotations = reference_lines(snapshot, view)
     zoom = view.zoom or (low * 0.8, max(high, summary.w8a8_gbops) * 1.15, *metric_range(summary))
     x_range = [math.log10(max(one, 1e-12)) for one in zoom[:2]] if view.x == "log" else zoom[:2]
-    figure.update_layout(
-        theme.layout(
-            mode,
-            xaxis={
-                "title": f"GBOPs a sample, expected ({view.x})",
-                "type": view.x,
-                "range": list(x_range),
-                "gridcolor": colors.grid,
-                "automargin": True,
-                **(_log_axis(low, max(high, summary.w8a8_gbops)) if view.x == "log" else {}),
-            },
-            yaxis={
-                "title": f"{escape(record.metric)} on the search split",
-                "range": list(zoom[2:]),
-                "gridcolor": colors.grid,
-                "automargin": True,
-            },
-            legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0},
-            margin={"l": 60, "r": 16, "t": 24, "b": 40},
-            dragmode="zoom",
-            hovermode="closest",
-            # The same as long as the axes mean the same: zoom and selection stay.
-            uirevision=f"{record.config.name} {view.x}",
-            selectionrevision=record.config.name,
-            selections=_drawn_selection(view),
-            shapes=shapes,
-            annotations=annotations,
-        )
+    data = [
+        *(
+            _cloud(snapshot, np.flatnonzero(snapshot.kinds == kind), kind, view)
+            for kind in range(len(KINDS))
+        ),
+        *moving_traces(snapshot, snapshot.revision, view, mode),
+        *_baselines(snapshot),
+    ]
+    layout = theme.layout(
+        mode,
+        xaxis={
+            "title": {"text": f"GBOPs a sample, expected ({view.x})"},
+            "type": view.x,
+            "range": list(x_range),
+            **(_log_axis(low, max(high, summary.w8a8_gbops)) if view.x == "log" else {}),
+        },
+        yaxis={
+            "title": {"text": f"{escape(record.metric)} on the search split"},
+            "range": list(zoom[2:]),
+        },
+        legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0},
+        margin={"l": 60, "r": 16, "t": 24, "b": 40},
+        dragmode="zoom",
+        hovermode="closest",
+        # The same as long as the axes mean the same: zoom and selection stay.
+        uirevision=f"{record.config.name} {view.x}",
+        selectionrevision=record.config.name,
+        selections=_drawn_selection(view),
+        shapes=shapes,
+        annotations=annotations,
     )
-    return figure
+    return {"data": data, "layout": layout}
 
 
-def moving_traces(snapshot: Snapshot, base: int, view: FrontView, mode: str) -> list[Any]:
+def moving_traces(snapshot: Snapshot, base: int, view: FrontView, mode: str) -> list[Trace]:
     """What changes while a page is open: points since revision ``base``, and all that is on top."""
     since = np.arange(len(snapshot.until(base)), len(snapshot.rows))
     recent = [
@@ -101,52 +96,54 @@ def moving_traces(snapshot: Snapshot, base: int, view: FrontView, mode: str) -> 
 
 def _cloud(
     snapshot: Snapshot, chosen: np.ndarray, kind: int, view: FrontView, *, recent: bool = False
-) -> go.Scattergl:
+) -> Trace:
     name = KINDS[kind]
     points = snapshot.points[chosen].astype(np.float32)
-    return go.Scattergl(
-        x=points[:, 1],
-        y=points[:, 0],
-        mode="markers",
-        name=LABELS[name],
-        legendgroup=name,
-        showlegend=not recent and bool((snapshot.kinds == kind).any()),
-        visible=view.dominated,
-        hoverinfo="none",
-        customdata=[snapshot.rows[int(i)].id for i in chosen] if recent else None,
-        marker={
+    return {
+        "type": "scattergl",
+        "x": typed(points[:, 1]),
+        "y": typed(points[:, 0]),
+        "mode": "markers",
+        "name": LABELS[name],
+        "legendgroup": name,
+        "showlegend": not recent and bool((snapshot.kinds == kind).any()),
+        "visible": view.dominated,
+        "hoverinfo": "none",
+        **({"customdata": [snapshot.rows[int(i)].id for i in chosen]} if recent else {}),
+        "marker": {
             "symbol": f"{SYMBOLS[name]}-open",
             "color": _COLORS[name],
             "size": 7,
             "opacity": 0.75,
         },
-    )
+    }
 
 
-def _on_top(snapshot: Snapshot, view: FrontView, mode: str) -> list[go.Scatter]:
+def _on_top(snapshot: Snapshot, view: FrontView, mode: str) -> list[Trace]:
     colors, rows = theme.colors(mode), snapshot.summary.front_rows
-    front = go.Scatter(
-        x=[row.gbops for row in rows],
-        y=[row.value for row in rows],
-        customdata=[row.id for row in rows],
-        mode="lines+markers",
-        name="Pareto front" + (" ± standard error" if view.errors else ""),
-        line={"color": colors.front, "width": 2, "shape": "hv"},
-        marker={
+    front = {
+        "type": "scatter",
+        "x": [row.gbops for row in rows],
+        "y": [row.value for row in rows],
+        "customdata": [row.id for row in rows],
+        "mode": "lines+markers",
+        "name": "Pareto front" + (" ± standard error" if view.errors else ""),
+        "line": {"color": colors.front, "width": 2, "shape": "hv"},
+        "marker": {
             "color": colors.front,
             "size": 9,
             "symbol": [SYMBOLS[row.kind] for row in rows],
         },
-        error_y={
+        "error_y": {
             "array": [row.standard_error for row in rows],
             "color": colors.front,
             "thickness": 1,
             "width": 2,
             "visible": view.errors,
         },
-        hoverinfo="none",
-    )
-    bend = knee(snapshot.points) if len(snapshot.rows) else None
+        "hoverinfo": "none",
+    }
+    bend = snapshot.summary.knee
     picked = best_index(snapshot, view.budget)
     chosen = chosen_rows(snapshot, view) if is_narrowed(view) else []
     return [
@@ -161,47 +158,49 @@ def _on_top(snapshot: Snapshot, view: FrontView, mode: str) -> list[go.Scatter]:
 
 def _marker(
     rows: Sequence[Recorded], name: str, symbol: str, size: int, color: str, line: str
-) -> go.Scatter:
-    return go.Scatter(
-        x=[row.gbops for row in rows],
-        y=[row.value for row in rows],
-        customdata=[row.id for row in rows],
-        mode="markers",
-        name=name,
-        showlegend=bool(rows),
-        marker={
+) -> Trace:
+    return {
+        "type": "scatter",
+        "x": [row.gbops for row in rows],
+        "y": [row.value for row in rows],
+        "customdata": [row.id for row in rows],
+        "mode": "markers",
+        "name": name,
+        "showlegend": bool(rows),
+        "marker": {
             "symbol": symbol,
             "size": size,
             "color": color,
             "line": {"color": line, "width": 2},
         },
-        hoverinfo="skip" if name != "selected" else "none",
-    )
+        "hoverinfo": "skip" if name != "selected" else "none",
+    }
 
 
-def _baselines(snapshot: Snapshot) -> list[go.Scatter]:
+def _baselines(snapshot: Snapshot) -> list[Trace]:
     """The front of every method that gave more than one policy, as a curve."""
     by_source: dict[str, list[int]] = {}
     for index in np.flatnonzero(snapshot.kinds == KINDS.index("method")):
         by_source.setdefault(snapshot.rows[int(index)].source, []).append(int(index))
-    curves = []
+    curves: list[Trace] = []
     for number, (source, found) in enumerate(sorted(by_source.items())):
         points = snapshot.points[found]
         points = points[front_indices(points)]
         curves.append(
-            go.Scatter(
-                x=points[:, 1],
-                y=points[:, 0],
-                mode="lines",
-                name=escape(source),
-                line={
+            {
+                "type": "scatter",
+                "x": typed(points[:, 1]),
+                "y": typed(points[:, 0]),
+                "mode": "lines",
+                "name": escape(source),
+                "line": {
                     "color": theme.PURPLE,
                     "width": 1.5,
                     "dash": _DASHES[number % 5],
                     "shape": "hv",
                 },
-                hoverinfo="skip",
-            )
+                "hoverinfo": "skip",
+            }
         )
     return curves
 

@@ -8,7 +8,6 @@ from dashboards.choosing import best_index, cost_range
 from dashboards.snapshot import Snapshot
 from dashboards.view import FrontView
 from search.cost import NOT_COUNTED
-from search.front import knee
 from studies.fronts import FrontSummary
 from studies.records import Recorded
 
@@ -63,7 +62,7 @@ def front_in_words(summary: FrontSummary) -> str:
         )
     else:
         words.append(f"No policy yet comes within 0.01 of the full-precision {record.metric}.")
-    index = knee(summary.points)
+    index = summary.knee
     if index is not None:
         found = summary.rows[index]
         words.append(

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
 from dashboards import theme
 from dashboards.choosing import axes_of, axis_labels, candidates
+from dashboards.plain import Figure, Trace, typed
 from dashboards.snapshot import Snapshot
 from dashboards.view import FrontView
 
 MAX_LINES = 2000
 
 
-def parallel_figure(snapshot: Snapshot, view: FrontView, mode: str) -> go.Figure:
+def parallel_figure(snapshot: Snapshot, view: FrontView, mode: str) -> Figure:
     """Parallel coordinates of the candidates, coloured by the metric, with the view's brushes."""
     rows = sorted(candidates(snapshot, view), key=lambda row: -row.value)[:MAX_LINES]
     labels, colors = axis_labels(snapshot), theme.colors(mode)
@@ -25,7 +26,7 @@ def parallel_figure(snapshot: Snapshot, view: FrontView, mode: str) -> go.Figure
     dimensions = []
     for axis, label in enumerate(labels):
         ranges = [[low, high] for one, low, high in view.brushes if one == axis]
-        dimension: dict[str, Any] = {"label": escape(label), "values": values[:, axis]}
+        dimension: dict[str, Any] = {"label": escape(label), "values": typed(values[:, axis])}
         if axis < bits:
             dimension |= {"range": [1.5, 8.5], "tickvals": list(range(2, 9))}
         elif axis < len(labels) - 2:
@@ -33,57 +34,69 @@ def parallel_figure(snapshot: Snapshot, view: FrontView, mode: str) -> go.Figure
         if ranges:
             dimension["constraintrange"] = ranges if len(ranges) > 1 else ranges[0]
         dimensions.append(dimension)
-    metric = escape(snapshot.record.metric)
-    figure = go.Figure(
-        go.Parcoords(
-            dimensions=dimensions,
-            labelangle=-40,
-            labelside="top",
-            labelfont={"size": 11},
-            line={
-                "color": values[:, -2],
-                "colorscale": "Viridis",
-                "showscale": True,
-                "colorbar": {"title": metric, "thickness": 12},
+    lines: Trace = {
+        "type": "parcoords",
+        "dimensions": dimensions,
+        "labelangle": -40,
+        "labelside": "top",
+        "labelfont": {"size": 11},
+        "line": {
+            "color": typed(values[:, -2]),
+            "colorscale": "Viridis",
+            "showscale": True,
+            "colorbar": {
+                "title": {"text": escape(snapshot.record.metric)},
+                "thickness": 12,
+                "outlinewidth": 0,
             },
-            unselected={"line": {"color": colors.grid, "opacity": 0.25}},
-        )
+        },
+        "unselected": {"line": {"color": colors.grid, "opacity": 0.25}},
+    }
+    layout = theme.layout(
+        mode,
+        margin={"l": 50, "r": 20, "t": 100, "b": 20},
+        uirevision=snapshot.record.config.name,
     )
-    figure.update_layout(
-        theme.layout(
-            mode,
-            margin={"l": 50, "r": 20, "t": 100, "b": 20},
-            uirevision=snapshot.record.config.name,
-        )
-    )
-    return figure
+    return {"data": [lines], "layout": layout}
 
 
-def hypervolume_figure(snapshot: Snapshot, mode: str) -> go.Figure:
-    """Hypervolume after so many evaluations."""
+def hypervolume_figure(snapshot: Snapshot, view: FrontView, mode: str) -> Figure:
+    """Hypervolume after so many evaluations, or at a time."""
     course, colors = snapshot.course, theme.colors(mode)
-    end = [len(snapshot.rows), snapshot.hypervolume]
-    figure = go.Figure(
-        go.Scatter(
-            x=[*course[:, 0], end[0]], y=[*course[:, 1], end[1]], mode="lines",
-            line={"shape": "hv", "color": colors.front, "width": 2}, name="hypervolume",
-            showlegend=True, hovertemplate="%{y:.4f} after %{x} evaluations<extra></extra>",
-        )
-    )  # fmt: skip
-    figure.update_layout(
-        theme.layout(
-            mode,
-            xaxis={
-                "title": "evaluations recorded",
-                "gridcolor": colors.grid,
-                "rangemode": "tozero",
-            },
-            yaxis={
-                "title": "hypervolume (share of the box)", "gridcolor": colors.grid,
-                "automargin": True,
-            },
-            margin={"l": 60, "r": 16, "t": 30, "b": 50},
-            uirevision=snapshot.record.config.name,
-        )
-    )  # fmt: skip
-    return figure
+    counts = np.append(course[:, 0], len(snapshot.rows))
+    values = np.append(course[:, 1], snapshot.hypervolume)
+    if view.course == "time":
+        # A study begins where its first evaluation was recorded.
+        at = snapshot.times[np.maximum(counts.astype(int) - 1, 0)] if snapshot.rows else counts[:0]
+        known = np.isfinite(at)
+        x: Any = [_utc(one) for one in at[known]]
+        values = values[: len(at)][known]
+        axis = {"title": {"text": "time of recording (UTC)"}, "type": "date"}
+        after = "at %{x}"
+    else:
+        x = typed(counts)
+        axis = {"title": {"text": "evaluations recorded"}, "rangemode": "tozero"}
+        after = "after %{x} evaluations"
+    line: Trace = {
+        "type": "scatter",
+        "x": x,
+        "y": typed(values),
+        "mode": "lines",
+        "line": {"shape": "hv", "color": colors.front, "width": 2},
+        "name": "hypervolume",
+        "showlegend": True,
+        "hovertemplate": f"%{{y:.4f}} {after}<extra></extra>",
+    }
+    layout = theme.layout(
+        mode,
+        xaxis=axis,
+        yaxis={"title": {"text": "hypervolume (share of the box)"}},
+        margin={"l": 60, "r": 16, "t": 30, "b": 50},
+        uirevision=f"{snapshot.record.config.name} {view.course}",
+    )
+    return {"data": [line], "layout": layout}
+
+
+def _utc(seconds: float) -> str:
+    """A time as plotly.js reads it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")

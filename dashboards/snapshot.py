@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,14 +11,17 @@ from functools import cached_property
 
 import numpy as np
 
-from search.front import front_indices, hypervolume
+from dashboards.staircase import Staircase, course_of
+from search.front import as_points, front_indices
 from studies.fleet import WorkerState, list_workers
 from studies.fronts import FrontSummary
 from studies.reading import StudyReader
 from studies.records import Progress, Recorded, StudyRecord
 
 KINDS = ("anchor", "proposed", "harvest", "method")
-KEPT_STUDIES = 64
+KEPT_ROWS = 500_000  # of the studies looked at last; about a kilobyte each
+PACE_TRIALS = 20
+PATIENCE_S = 0.4  # of a page that shows all studies
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Snapshot:
         rows: every evaluation, in the order of their recording.
         points: metric and GBOPs of ``rows``, ``[N, 2]``.
         kinds: index into ``KINDS`` of each row, ``[N]``.
+        times: when each row was recorded, seconds since 1970, never falling, ``[N]``; NaN before
+            the first trial ended.
         front: indices into ``rows``, by ascending cost.
         course: number of evaluations and the hypervolume from then on, ``[K, 2]``.
     """
@@ -39,6 +45,7 @@ class Snapshot:
     rows: Sequence[Recorded] = ()
     points: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
     kinds: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int8))
+    times: np.ndarray = field(default_factory=lambda: np.empty(0))
     front: tuple[int, ...] = ()
     course: np.ndarray = field(default_factory=lambda: np.zeros((1, 2)))
 
@@ -51,6 +58,18 @@ class Snapshot:
     def summary(self) -> FrontSummary:
         """The front as every reader of it sees it, without details."""
         return FrontSummary(self.record, self.rows, self.front)
+
+    @property
+    def pace(self) -> float | None:
+        """Trials a second, by the last ones that ended; None before there were two."""
+        ended: dict[int | None, float] = {}
+        for row, at in zip(reversed(self.rows), reversed(self.times), strict=True):
+            if row.kind != "method":
+                ended.setdefault(row.trial, float(at))
+            if len(ended) > PACE_TRIALS:
+                break
+        span = max(ended.values()) - min(ended.values()) if ended else 0.0
+        return (len(ended) - 1) / span if span > 0 else None
 
     @property
     def hypervolume(self) -> float:
@@ -69,36 +88,33 @@ class Snapshot:
         """This snapshot with what has happened since."""
         if not new:
             return replace(self, record=record, progress=progress)
-        points = np.array([[row.value, row.gbops] for row in new])
-        everything = np.concatenate([self.points, points])
-        corner = self.summary.w8a8_gbops
-        front = np.array(self.front, dtype=np.int64)
-        course = [tuple(self.course[-1])]
-        for index, (value, gbops) in enumerate(points, start=len(self.points)):
-            known = everything[front]
-            if ((known[:, 0] >= value) & (known[:, 1] <= gbops)).any():
-                continue
-            front = np.append(front, index)
-            front = front[front_indices(everything[front])]
-            course.append((index + 1, hypervolume(everything[front], corner)))
-        front = _with_equals(everything, front)
+        points = as_points([row.value for row in new], [row.gbops for row in new])
+        stairs = Staircase(self.points[list(self.front)], self.summary.w8a8_gbops)
+        course = course_of(stairs, points, len(self.points))
         kinds = np.array([KINDS.index(row.kind) for row in new], dtype=np.int8)
+        everything = np.concatenate([self.points, points])
+        # What was dominated stays so: only the old front and the new points are compared.
+        near = np.array([*self.front, *range(len(self.points), len(everything))])
         return Snapshot(
             record,
             progress,
             [*self.rows, *new],
             everything,
             np.concatenate([self.kinds, kinds]),
-            tuple(int(index) for index in front),
-            np.concatenate([self.course, np.array(course[1:]).reshape(-1, 2)]),
+            np.concatenate([self.times, _times(new, self.times[-1:])]),
+            tuple(near[front_indices(everything[near])].tolist()),
+            np.concatenate([self.course, np.array(course).reshape(-1, 2)]),
         )
 
 
-def _with_equals(points: np.ndarray, front: np.ndarray) -> np.ndarray:
-    """The front with every point that equals one of it, by ascending cost, as fronts are here."""
-    near = np.flatnonzero(np.isin(points[:, 1], points[front, 1]))
-    found: np.ndarray = near[front_indices(points[near])]
-    return found
+def _times(rows: Sequence[Recorded], before: np.ndarray) -> np.ndarray:
+    """When ``rows`` were recorded; a contribution counts as of when the trial before it ended.
+
+    Workers' clocks differ a little, and a course must not run backwards.
+    """
+    ended = [np.nan if row.finished is None else row.finished.timestamp() for row in rows]
+    times: np.ndarray = np.fmax.accumulate(np.concatenate([before, ended]))[len(before) :]
+    return times
 
 
 class Snapshots:
@@ -121,7 +137,30 @@ class Snapshots:
             BadInput: when there is no such study.
             StoreUnavailable: when the database is away.
         """
-        version = self.reader.version(name)  # first: a name that is none leaves no lock behind
+        return self._at(name, self.reader.version(name))
+
+    def all(
+        self, *, archived: bool = False, patience_s: float = PATIENCE_S
+    ) -> dict[str, Snapshot | None]:
+        """Every study by name, as it is now.
+
+        Reading many studies for the first time takes a while: what is not known after
+        ``patience_s`` is None, and there the next time, or the time after.
+
+        Raises:
+            StoreUnavailable: when the database is away.
+        """
+        ending = time.monotonic() + patience_s
+        found: dict[str, Snapshot | None] = {}
+        for name, version in self.reader.versions(archived=archived).items():
+            if time.monotonic() < ending:
+                found[name] = self._at(name, version)
+            else:
+                _, found[name] = self._known.get(name, (None, None))
+        return found
+
+    def _at(self, name: str, version: tuple[int, int]) -> Snapshot:
+        """The study, read on where it is older than ``version``."""
         with self._lock:
             lock = self._locks.setdefault(name, threading.Lock())
         with lock:  # requests for one study wait for each other instead of reading it twice
@@ -135,8 +174,9 @@ class Snapshots:
             with self._lock:
                 self._known[name] = (version, found)
                 self._known.move_to_end(name)
-                while len(self._known) > KEPT_STUDIES:
-                    self._known.popitem(last=False)
+                kept = sum(len(one.rows) for _, one in self._known.values())
+                while kept > KEPT_ROWS and len(self._known) > 1:
+                    kept -= len(self._known.popitem(last=False)[1][1].rows)
             return found
 
     def names(self, *, archived: bool = False) -> list[str]:

@@ -21,19 +21,17 @@ class Colors:
         paper: background.
         grid: lines of a figure.
         front: the front itself, which must stand out on the paper.
-        template: Plotly's, for what is not said here.
     """
 
     ink: str
     paper: str
     grid: str
     front: str
-    template: str
 
 
 _COLORS = {
-    "light": Colors("#1C2430", "#FFFFFF", "#E4E7EC", BLUE, "plotly_white"),
-    "dark": Colors("#E8EBF0", "#14181F", "#323A46", SKY, "plotly_dark"),
+    "light": Colors("#1C2430", "#FFFFFF", "#E4E7EC", BLUE),
+    "dark": Colors("#E8EBF0", "#14181F", "#323A46", SKY),
 }
 INK, PAPER, GRID = _COLORS["light"].ink, _COLORS["light"].paper, _COLORS["light"].grid
 
@@ -57,7 +55,9 @@ def layout(mode: str = "light", **changes: Any) -> dict[str, Any]:
     """The layout that every figure starts from."""
     chosen = colors(mode)
     return {
-        "template": chosen.template,
+        # In full: a template's name would be looked up in Plotly's, which takes longer to send
+        # and to apply than most figures.
+        "template": _template(chosen),
         "font": {"family": FONT, "size": 13, "color": chosen.ink},
         "paper_bgcolor": chosen.paper,
         "plot_bgcolor": chosen.paper,
@@ -65,4 +65,24 @@ def layout(mode: str = "light", **changes: Any) -> dict[str, Any]:
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
         "hoverlabel": {"align": "left"},
         **changes,
+    }
+
+
+def _template(chosen: Colors) -> dict[str, Any]:
+    """What figures do not say themselves: axes that make room for their labels, quiet lines."""
+    axis = {
+        "automargin": True,
+        "gridcolor": chosen.grid,
+        "linecolor": chosen.grid,
+        "zerolinecolor": chosen.grid,
+        "ticks": "",
+        "title": {"standoff": 15},
+    }
+    return {
+        "layout": {
+            "autotypenumbers": "strict",
+            "hovermode": "closest",
+            "xaxis": axis,
+            "yaxis": axis,
+        }
     }

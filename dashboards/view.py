@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, urlencode
 
 import numpy as np
 
+from dashboards.address import Addressed, number, one_of
+
 SCALES = ("log", "linear")
+COURSES = ("evaluations", "time")
 MAX_CORNERS = 200
 
 
 @dataclass(frozen=True)
-class FrontView:
+class FrontView(Addressed):
     """The state of the front page.
 
     Attributes:
@@ -25,6 +27,7 @@ class FrontView:
         zoom: ranges ``(x0, x1, y0, y1)`` in GBOPs and metric, or None for all.
         selection: corners ``(gbops, metric)`` of the selected polygon; a box has four.
         brushes: axis of the parallel coordinates to its chosen range.
+        course: what the hypervolume is drawn over.
     """
 
     x: str = "log"
@@ -34,28 +37,7 @@ class FrontView:
     zoom: tuple[float, float, float, float] | None = None
     selection: tuple[tuple[float, float], ...] = ()
     brushes: tuple[tuple[int, float, float], ...] = ()
-
-    def to_query(self) -> str:
-        """As the query part of an address; empty for the view that a page begins with."""
-        given: dict[str, str] = {}
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if value != one.default:
-                given[one.name] = _written(value)
-        return f"?{urlencode(given, safe=',~;')}" if given else ""
-
-    @classmethod
-    def from_query(cls, query: str) -> FrontView:
-        """Read an address. What cannot be read is left out: an old link still opens."""
-        given = {key: values[-1] for key, values in parse_qs(query.lstrip("?")).items()}
-        kept: dict[str, Any] = {}
-        for name, read in _READERS.items():
-            try:
-                if name in given:
-                    kept[name] = read(given[name])
-            except ValueError:
-                continue
-        return cls(**kept)
+    course: str = "evaluations"
 
     def selected(self, points: np.ndarray) -> np.ndarray:
         """Which of the points ``[N, 2]`` (metric, GBOPs) lie in the selection, bool ``[N]``."""
@@ -100,38 +82,13 @@ def selection_of(event: Mapping[str, Any] | None) -> tuple[tuple[float, float], 
     return ()
 
 
-def _written(value: Any) -> str:
-    if isinstance(value, bool):
-        return "1" if value else "0"
-    if isinstance(value, (int, float)):
-        return f"{value:.6g}"
-    if isinstance(value, tuple):
-        if value and isinstance(value[0], tuple):
-            return ";".join(_written(one) for one in value)
-        return ",".join(_written(one) for one in value)
-    return str(value)
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not np.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-def _scale(text: str) -> str:
-    if text not in SCALES:
-        raise ValueError(text)
-    return text
-
-
 def _zoom(text: str) -> tuple[float, float, float, float]:
-    x0, x1, y0, y1 = map(_number, text.split(","))
+    x0, x1, y0, y1 = map(number, text.split(","))
     return x0, x1, y0, y1
 
 
 def _corners(text: str) -> tuple[tuple[float, float], ...]:
-    corners = [tuple(map(_number, one.split(","))) for one in text.split(";")[:MAX_CORNERS]]
+    corners = [tuple(map(number, one.split(","))) for one in text.split(";")[:MAX_CORNERS]]
     if any(len(one) != 2 for one in corners):
         raise ValueError(text)
     return tuple((one[0], one[1]) for one in corners)
@@ -141,16 +98,17 @@ def _brushes(text: str) -> tuple[tuple[int, float, float], ...]:
     found = []
     for one in text.split(";"):
         axis, low, high = one.split(",")
-        found.append((int(axis), _number(low), _number(high)))
+        found.append((int(axis), number(low), number(high)))
     return tuple(found)
 
 
-_READERS: dict[str, Any] = {
-    "x": _scale,
+FrontView.readers = {
+    "x": one_of(*SCALES),
     "dominated": lambda text: text != "0",
     "errors": lambda text: text != "0",
-    "budget": _number,
+    "budget": number,
     "zoom": _zoom,
     "selection": _corners,
     "brushes": _brushes,
+    "course": one_of(*COURSES),
 }

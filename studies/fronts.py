@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.evaluation import GIGA, Evaluation
-from search.front import as_points, front_indices, hypervolume
+from search.front import as_points, front_indices, hypervolume, knee
 from search.policy import FULL_PRECISION
 from studies.records import Recorded, StudyRecord
 from studies.store import StudyStore
@@ -67,6 +67,13 @@ class FrontSummary:
     def front_rows(self) -> list[Recorded]:
         """The non-dominated evaluations, cheapest first."""
         return [self.rows[index] for index in self.front]
+
+    @property
+    def knee(self) -> int | None:
+        """Index into ``rows`` of the front's knee; None for fewer than three policies on it."""
+        rows = self.front_rows
+        index = knee(as_points([row.value for row in rows], [row.gbops for row in rows]))
+        return None if index is None else self.front[index]
 
     @property
     def w32a32_gbops(self) -> float:

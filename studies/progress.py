@@ -84,8 +84,7 @@ class ProgressDisplay:
             return "done"
         if ended == before or now == then:
             return "time left unknown yet"
-        seconds = round(left * (now - then) / (ended - before))
-        return f"about {seconds // 60}:{seconds % 60:02d} left"
+        return f"about {clock(left * (now - then) / (ended - before))} left"
 
     def _panel(self, progress: Progress, summary: FrontSummary) -> Group:
         ended = progress.finished + progress.failed
@@ -110,3 +109,10 @@ class ProgressDisplay:
             overflow="ellipsis",
         )
         return Group(head, best, counts)
+
+
+def clock(seconds: float) -> str:
+    """A duration as minutes and seconds, with hours where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

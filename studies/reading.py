@@ -33,11 +33,7 @@ class StudyReader:
 
     def names(self, *, archived: bool = False) -> list[str]:
         """Names of all studies that exitbits made, sorted; archived ones only if asked for."""
-        wanted = [studies.c.record.is_not(None)]
-        if not archived:
-            wanted.append(studies.c.archived.is_(None))
-        with self.database.read() as connection:
-            return list(connection.scalars(select(studies.c.name).where(*wanted).order_by("name")))
+        return list(self.versions(archived=archived))
 
     def find(self, name: str) -> StudyRecord | None:
         """The study called ``name``, or None."""
@@ -86,6 +82,20 @@ class StudyReader:
         )
         with self.database.read() as connection:
             return list(connection.scalars(statement))
+
+    def versions(self, *, archived: bool = False) -> dict[str, tuple[int, int]]:
+        """:meth:`version` of every study of :meth:`names`, in one statement."""
+        wanted = [studies.c.record.is_not(None)]
+        if not archived:
+            wanted.append(studies.c.archived.is_(None))
+        statement = (
+            select(studies.c.name, studies.c.id, studies.c.revision)
+            .where(*wanted)
+            .order_by(studies.c.name)
+        )
+        with self.database.read() as connection:
+            return {name: (number, revision) for name, number, revision in
+                    connection.execute(statement)}  # fmt: skip
 
     # One study
 
@@ -142,7 +152,13 @@ class StudyReader:
         """Evaluations recorded after revision ``since``, in the order of their recording."""
         columns = [evaluations.c[column] for column in _NARROW]
         statement = (
-            select(evaluations.c.id, trials.c.number, evaluations.c.revision, *columns)
+            select(
+                evaluations.c.id,
+                trials.c.number,
+                evaluations.c.revision,
+                *columns,
+                trials.c.finished,
+            )
             .select_from(
                 evaluations.outerjoin(trials, evaluations.c.trial_id == trials.c.id).join(
                     studies, evaluations.c.study_id == studies.c.id

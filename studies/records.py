@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
@@ -97,6 +98,7 @@ class Recorded:
         mean_exit: mean number of blocks executed.
         policy_json: the policy.
         model, checkpoint: digest and file of a recovered model, None for the study's own.
+        finished: when its trial ended, None for a contribution that is no trial.
     """
 
     id: int
@@ -112,6 +114,7 @@ class Recorded:
     policy_json: str
     model: str | None = None
     checkpoint: str | None = None
+    finished: datetime | None = None
 
     @property
     def origin(self) -> str:

@@ -11,7 +11,7 @@ from dash import dcc, html
 from dashboards.choosing import cost_range
 from dashboards.pages import parts
 from dashboards.snapshot import Snapshot
-from dashboards.view import FrontView
+from dashboards.view import COURSES, SCALES, FrontView
 
 
 def layout(snapshot: Snapshot, search: str) -> Any:
@@ -26,6 +26,7 @@ def layout(snapshot: Snapshot, search: str) -> Any:
             dcc.Store(id="front-study", data=name),
             dcc.Store(id="front-view", data=view.to_query()),
             dcc.Store(id="front-seen"),
+            dcc.Store(id="front-drawn"),
             dcc.Store(id="front-settled"),
             dcc.Store(id="front-selected"),
             dcc.Interval(id="front-poll", interval=parts.POLL_MS),
@@ -37,7 +38,7 @@ def layout(snapshot: Snapshot, search: str) -> Any:
                     html.Fieldset(
                         [
                             html.Legend("Cost axis"),
-                            dcc.RadioItems(["log", "linear"], view.x, id="front-x", inline=True),
+                            dcc.RadioItems(list(SCALES), view.x, id="front-x", inline=True),
                         ]
                     ),
                     html.Fieldset(
@@ -102,7 +103,16 @@ def layout(snapshot: Snapshot, search: str) -> Any:
                                  height=460), className="scroll wide-figure"),
             html.H2("Hypervolume"),
             html.P(id="front-course-words", className="note"),
-            parts.graph("front-course", "Hypervolume over evaluations", height=320),
+            html.Div(
+                html.Fieldset(
+                    [
+                        html.Legend("Over"),
+                        dcc.RadioItems(list(COURSES), view.course, id="front-over", inline=True),
+                    ]
+                ),
+                className="controls",
+            ),
+            parts.graph("front-course", "Hypervolume over evaluations or time", height=320),
         ]
     )  # fmt: skip
 

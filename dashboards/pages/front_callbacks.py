@@ -58,6 +58,7 @@ def _register_view(app: Dash) -> None:
         Output("url", "search", allow_duplicate=True),
         Input("front-x", "value"),
         Input("front-show", "value"),
+        Input("front-over", "value"),
         Input("front-settled", "data"),
         Input("front-figure", "relayoutData"),
         Input("front-selected", "data"),
@@ -68,11 +69,13 @@ def _register_view(app: Dash) -> None:
         prevent_initial_call=True,
     )
     def look(
-        x: str, show: list[str], budget: float, relayout: Any, selected: Any, restyle: Any,
-        clear: int | None, query: str, top: float,
+        x: str, show: list[str], over: str, budget: float, relayout: Any, selected: Any,
+        restyle: Any, clear: int | None, query: str, top: float,
     ) -> tuple[Any, Any]:  # fmt: skip
         view, causes = FrontView.from_query(query), set(ctx.triggered_prop_ids)
-        view = replace(view, x=x, dominated="dominated" in show, errors="errors" in show)
+        view = replace(
+            view, x=x, dominated="dominated" in show, errors="errors" in show, course=over
+        )
         if "front-settled.data" in causes and budget is not None:
             view = replace(view, budget=None if budget >= top - 1e-9 else 10**budget)
         if "front-figure.relayoutData" in causes and relayout:
@@ -153,7 +156,7 @@ def _register_figure(app: Dash, snapshots: Snapshots) -> None:
             return figures.front_figure(snapshot, view, mode), now, progress_words(snapshot), ""
         patch = Patch()
         for offset, trace in enumerate(figures.moving_traces(snapshot, seen["base"], view, mode)):
-            patch["data"][figures.RECENT + offset] = trace.to_plotly_json()
+            patch["data"][figures.RECENT + offset] = trace
         shapes, annotations = figures.reference_lines(snapshot, view)
         patch["layout"]["shapes"] = shapes
         patch["layout"]["annotations"] = annotations
@@ -168,7 +171,7 @@ def _seen(snapshot: Snapshot, base: int, view: FrontView) -> dict[str, Any]:
     """
     progress = snapshot.progress
     trials = [progress.budget, progress.finished, progress.running, progress.failed, progress.lost]
-    marks = replace(view, zoom=None).to_query()
+    marks = replace(view, zoom=None, course=FrontView.course).to_query()
     return {"base": base, "revision": snapshot.revision, "trials": trials, "marks": marks}
 
 
@@ -199,30 +202,32 @@ def _register_chosen(app: Dash, snapshots: Snapshots) -> None:
         Output("front-parallel", "figure"),
         Output("front-course", "figure"),
         Output("front-course-words", "children"),
+        Output("front-drawn", "data"),
         Input("front-seen", "data"),
         Input("front-view", "data"),
         Input("theme", "data"),
         State("front-study", "data"),
-        State("front-parallel", "figure"),
+        State("front-drawn", "data"),
     )
-    def draw_others(seen: Any, query: str, mode: str, name: str, drawn: Any) -> tuple[Any, ...]:
+    def draw_others(
+        seen: Any, query: str, mode: str, name: str, drawn: dict[str, Any] | None
+    ) -> tuple[Any, ...]:
         if not seen:
             raise PreventUpdate
-        if drawn and ctx.triggered_prop_ids.keys() == {"front-view.data"}:
-            # Only the selection matters to these; the brushes are theirs already.
-            old = (drawn.get("layout", {}).get("meta") or {}).get("selection")
-            if old == _selection_key(query):
-                raise PreventUpdate
         snapshot, view = _read(snapshots, name), FrontView.from_query(query)
-        parallel = parallel_figure(snapshot, view, mode)
-        parallel.update_layout(meta={"selection": _selection_key(query)})
+        lines = [_lines_key(snapshot, view), mode]
+        now = {"lines": lines, "course": [len(snapshot.rows), view.course, mode]}
+        if drawn == now:
+            raise PreventUpdate
+        known = drawn is not None and drawn["lines"] == lines
+        parallel = no_update if known else parallel_figure(snapshot, view, mode)
         words = (
             f"The front dominates {snapshot.hypervolume:.4f} of the box from "
             f"{snapshot.record.metric} 0 and {snapshot.summary.w8a8_gbops:.3f} GBOPs (W8A8 at "
             "full depth); it last grew at "
             f"evaluation {int(snapshot.course[-1, 0])} of {len(snapshot.rows)}."
         )
-        return parallel, hypervolume_figure(snapshot, mode), words
+        return parallel, hypervolume_figure(snapshot, view, mode), words, now
 
     @app.callback(
         Output("front-file", "data"),
@@ -243,9 +248,12 @@ def _register_chosen(app: Dash, snapshots: Snapshots) -> None:
         return dcc.send_string(front_page(summary), f"{file_name(name)}.html")
 
 
-def _selection_key(query: str) -> str:
-    view = FrontView.from_query(query)
-    return replace(FrontView(), selection=view.selection, dominated=view.dominated).to_query()
+def _lines_key(snapshot: Snapshot, view: FrontView) -> str:
+    """What the parallel coordinates depend on; the brushes are theirs already."""
+    chosen = replace(FrontView(), selection=view.selection, dominated=view.dominated).to_query()
+    # Indices of rows, which never move.
+    among = f"{hash(snapshot.front):x}" + (f" {len(snapshot.rows)}" if view.selection else "")
+    return f"{among} {chosen}"
 
 
 def _read(snapshots: Snapshots, name: str) -> Snapshot:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any, Protocol
 
+import numpy as np
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from dashboards.pages import parts
 from dashboards.snapshot import Snapshot, Snapshots
+from dashboards.studies_view import SHARES, SORTS, StudiesView
+from search.digest import digest_of
 from search.errors import ExitbitsError
 from search.front import best_under
 from studies.fleet import WorkerState
-
-SORTS = {
-    "name": "name",
-    "progress": "progress",
-    "hypervolume": "hypervolume",
-    "evaluations": "evaluations",
-}
+from studies.progress import clock
 
 
 class Archivist(Protocol):
@@ -29,12 +28,14 @@ class Archivist(Protocol):
         """Archive a study, or bring it back."""
 
 
-def layout(snapshots: Snapshots) -> Any:
-    """The page; its rows come by polling."""
+def layout(snapshots: Snapshots, search: str) -> Any:
+    """The page as its address asks for it; its rows come by polling."""
     snapshots.names()  # a database that is away is told at once
+    view = StudiesView.from_query(search)
     return html.Div(
         [
             dcc.Interval(id="studies-poll", interval=parts.POLL_MS),
+            dcc.Store(id="studies-seen"),
             html.H1("Studies"),
             html.P(id="studies-status", **{"aria-live": "polite"}),
             html.Div(
@@ -43,24 +44,24 @@ def layout(snapshots: Snapshots) -> Any:
                         [
                             html.Label("Search", htmlFor="studies-search"),
                             dcc.Input(
-                                id="studies-search", type="search", value="",
-                                placeholder="part of a name",
+                                id="studies-search", type="search", value=view.search,
+                                placeholder="part of a name", debounce=0.25,
                             ),
                         ]
                     ),
-                    _choices("Sort by", dcc.RadioItems(SORTS, "name", id="studies-sort",
+                    _choices("Sort by", dcc.RadioItems(list(SORTS), view.sort, id="studies-sort",
                                                        inline=True)),
                     _choices(
                         "Best under (share of W8A8)",
-                        dcc.RadioItems({"0.5": "1/2", "0.25": "1/4", "0.125": "1/8"}, "0.25",
-                                       id="studies-share", inline=True),
+                        dcc.RadioItems(SHARES, view.share, id="studies-share", inline=True),
                     ),
-                    _choices("Archived", dcc.Checklist({"archived": "show archived"}, [],
+                    _choices("Archived", dcc.Checklist({"archived": "show archived"},
+                                                       ["archived"] * view.archived,
                                                        id="studies-archived")),
                 ],
                 className="controls",
             ),
-            html.Div(id="studies-table"),
+            html.Div(html.P("Reading the studies…"), id="studies-table"),
             html.P(id="studies-done", role="status"),
             html.H2("Workers"),
             html.Div(id="studies-workers"),
@@ -72,17 +73,27 @@ def _choices(title: str, control: Any) -> html.Fieldset:
     return html.Fieldset([html.Legend(title), control])
 
 
-def order(found: Sequence[Snapshot], search: str, sort: str) -> list[Snapshot]:
-    """The studies whose name contains ``search``, in the order asked for."""
-    kept = [one for one in found if search.strip().lower() in one.record.config.name.lower()]
-    kept.sort(key=lambda one: one.record.config.name)
-    if sort == "progress":
-        kept.sort(key=lambda one: -(one.progress.finished / max(1, one.progress.budget)))
-    elif sort == "hypervolume":
-        kept.sort(key=lambda one: -one.hypervolume)
-    elif sort == "evaluations":
-        kept.sort(key=lambda one: -len(one.rows))
+def order(
+    found: Mapping[str, Snapshot | None], search: str, sort: str
+) -> list[tuple[str, Snapshot | None]]:
+    """The studies whose name contains ``search``, in the order asked for.
+
+    Those that are not read yet come last, but by name.
+    """
+    kept = sorted(
+        (name, one) for name, one in found.items() if search.strip().lower() in name.lower()
+    )
+    rank = _RANKS.get(sort)
+    if rank is not None:
+        kept.sort(key=lambda pair: np.inf if pair[1] is None else -rank(pair[1]))
     return kept
+
+
+_RANKS: Mapping[str, Callable[[Snapshot], float]] = {
+    "progress": lambda one: one.progress.finished / max(1, one.progress.budget),
+    "hypervolume": lambda one: one.hypervolume,
+    "evaluations": lambda one: len(one.rows),
+}
 
 
 def state_words(snapshot: Snapshot, alive: int) -> str:
@@ -95,49 +106,65 @@ def state_words(snapshot: Snapshot, alive: int) -> str:
     return "waiting for workers" if not alive else "waiting"
 
 
+def pace_words(snapshot: Snapshot, alive: int) -> str:
+    """Trials a minute, and how long the rest takes at that pace."""
+    pace, progress = snapshot.pace, snapshot.progress
+    if not alive or progress.done or pace is None:
+        return ""
+    left = progress.budget - progress.finished - progress.failed
+    return f"{60 * pace:.3g} a minute, about {clock(left / pace)} left"
+
+
 def best_words(snapshot: Snapshot, share: float) -> str:
     """The best point under a share of the W8A8 cost."""
     limit = snapshot.summary.w8a8_gbops * share
-    index = best_under(snapshot.points, limit) if snapshot.rows else None
+    front = snapshot.summary.front_rows
+    index = best_under(snapshot.points[list(snapshot.front)], limit) if front else None
     if index is None:
         return f"none <= {limit:.3f}"
-    row = snapshot.rows[index]
-    return f"{row.value:.4f} at {row.gbops:.3f}"
+    return f"{front[index].value:.4f} at {front[index].gbops:.3f}"
 
 
 def sparkline(snapshot: Snapshot, width: int = 90, height: int = 22) -> Any:
     """Hypervolume over evaluations, as a picture whose meaning is also said."""
-    course = [*snapshot.course.tolist(), [len(snapshot.rows), snapshot.hypervolume]]
-    top = max(snapshot.hypervolume, 1e-9)
-    across = max(1, len(snapshot.rows))
+    counts, values = snapshot.course.T
+    top, across = max(snapshot.hypervolume, 1e-9), max(1, len(snapshot.rows))
+    # Of the steps within one pixel, the last.
+    columns = np.append(np.round(2 + counts / across * (width - 4)), width - 2)
+    levels = np.append(height - 2 - values / top * (height - 4), 2.0)
+    last = np.append(np.flatnonzero(np.diff(columns)), len(columns) - 1)
     corners, level = [], height - 2.0
-    for count, value in course:
-        x = 2 + count / across * (width - 4)
-        corners.append(f"{x:.1f},{level:.1f}")
-        level = height - 2 - value / top * (height - 4)
-        corners.append(f"{x:.1f},{level:.1f}")
-    points = " ".join(corners)
+    for x, y in zip(columns[last], levels[last], strict=True):
+        corners += [f"{x:.0f},{level:.1f}", f"{x:.0f},{y:.1f}"]
+        level = y
     picture = (
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}'>"
-        f"<polyline points='{points}' fill='none' stroke='%230a84c6' stroke-width='1.5'/></svg>"
+        f"<polyline points='{' '.join(corners)}' fill='none' stroke='%230a84c6' "
+        "stroke-width='1.5'/></svg>"
     )
     return html.Img(
-        src="data:image/svg+xml;utf8," + picture.replace("#", "%23"),
+        src="data:image/svg+xml;utf8," + picture,
         alt=f"hypervolume rose to {snapshot.hypervolume:.4f}",
         width=width,
         height=height,
     )
 
 
-def _row(snapshot: Snapshot, alive: int, share: float, is_archived: bool) -> list[Any]:
-    name, progress = snapshot.record.config.name, snapshot.progress
+def _row(
+    name: str, snapshot: Snapshot | None, alive: int, share: float, is_archived: bool
+) -> list[Any]:
+    link = dcc.Link(name, href=parts.study_path(name))
+    if snapshot is None:
+        return [link, "is being read…", *[""] * (len(_HEADINGS) - 2)]
+    progress = snapshot.progress
     ended = progress.finished + progress.failed
     return [
-        dcc.Link(name, href=parts.study_path(name)),
+        link,
         "archived" if is_archived else state_words(snapshot, alive),
         [html.Progress(value=str(ended), max=str(max(progress.budget, ended, 1)),
                        **{"aria-label": f"{ended} of {progress.budget} trials"}),
          f" {ended}/{progress.budget}"],
+        pace_words(snapshot, alive),
         str(alive),
         str(len(snapshot.rows)),
         str(len(snapshot.front)),
@@ -149,6 +176,12 @@ def _row(snapshot: Snapshot, alive: int, share: float, is_archived: bool) -> lis
     ]  # fmt: skip
 
 
+_HEADINGS = (
+    "study", "state", "trials", "pace", "workers", "evaluations", "on the front",
+    "best metric at GBOPs", "hypervolume", "",
+)  # fmt: skip
+
+
 def register(app: Dash, snapshots: Snapshots) -> None:
     """Connect the page."""
 
@@ -157,50 +190,69 @@ def register(app: Dash, snapshots: Snapshots) -> None:
         Output("studies-workers", "children"),
         Output("studies-status", "children"),
         Output("studies-status", "className"),
+        Output("studies-seen", "data"),
+        Output("url", "search", allow_duplicate=True),
         Input("studies-poll", "n_intervals"),
         Input("studies-search", "value"),
         Input("studies-sort", "value"),
         Input("studies-share", "value"),
         Input("studies-archived", "value"),
         Input("studies-done", "children"),
+        State("studies-seen", "data"),
+        prevent_initial_call="initial_duplicate",
     )
     def show(
-        _: Any, search: str, sort: str, share: str, archived: list[str], _done: Any
-    ) -> tuple[Any, ...]:
+        _: Any, search: str, sort: str, share: str, archived: list[str], _done: Any,
+        seen: dict[str, str] | None,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        view = StudiesView(search or "", sort, share, bool(archived))
+        query = view.to_query()
         try:
-            current = snapshots.names()
-            names = snapshots.names(archived=True) if archived else current
-            found = [snapshots.get(name) for name in names]
+            found = snapshots.all(archived=view.archived)
+            current = set(snapshots.names()) if view.archived else set(found)
             workers = snapshots.workers()
         except ExitbitsError as error:
-            return no_update, no_update, f"Not up to date: {error}", "stale"
-        kept = order(found, search or "", sort)
-        if not names:
-            table: Any = parts.empty(
-                "No studies yet", "Search the bundled benchmark, or launch a study from here.",
-                "exitbits launch fashion",
-            )  # fmt: skip
-        elif not kept:
-            table = parts.empty("No study matches", f"No name contains {search!r}.")
-        else:
-            rows = [
-                _row(one, _alive_on(one, workers), float(share),
-                     one.record.config.name not in current)
-                for one in kept
-            ]  # fmt: skip
-            table = parts.table(
-                ["study", "state", "trials", "workers", "evaluations", "on the front",
-                 "best metric at GBOPs", "hypervolume", ""],
-                rows, "Studies of this store",
-            )  # fmt: skip
+            return no_update, no_update, f"Not up to date: {error}", "stale", None, no_update
+        state = _state(found, current, workers)
+        if seen == {"state": state, "query": query}:
+            raise PreventUpdate
         living = sum(one.alive for one in workers)
-        words = f"{len(names)} studies, {living} workers alive."
-        return table, _fleet(workers), words, ""
+        return (
+            _table(found, current, workers, view), _fleet(workers),
+            f"{len(found)} studies, {living} workers alive.", "",
+            {"state": state, "query": query},
+            no_update if seen is None or seen["query"] == query else query,
+        )  # fmt: skip
 
 
-def _alive_on(snapshot: Snapshot, workers: Sequence[WorkerState]) -> int:
-    name = snapshot.record.config.name
-    return sum(worker.alive and worker.study == name for worker in workers)
+def _state(
+    found: Mapping[str, Snapshot | None], current: set[str], workers: Sequence[WorkerState]
+) -> str:
+    """What the page shows, whatever the view: where nothing is new, nothing is sent."""
+    studies = [
+        [name, name in current, None if one is None else [len(one.rows), astuple(one.progress)]]
+        for name, one in found.items()
+    ]
+    return digest_of([studies, [[one.name, one.alive, one.study, one.trial] for one in workers]])
+
+
+def _table(
+    found: Mapping[str, Snapshot | None], current: set[str], workers: Sequence[WorkerState],
+    view: StudiesView,
+) -> Any:  # fmt: skip
+    if not found:
+        return parts.empty(
+            "No studies yet", "Search the bundled benchmark, or launch a study from here.",
+            "exitbits launch fashion",
+        )  # fmt: skip
+    kept = order(found, view.search, view.sort)
+    if not kept:
+        return parts.empty("No study matches", f"No name contains {view.search!r}.")
+    at_work = Counter(worker.study for worker in workers if worker.alive)
+    rows = [
+        _row(name, one, at_work[name], float(view.share), name not in current) for name, one in kept
+    ]
+    return parts.table(_HEADINGS, rows, "Studies of this store")
 
 
 def _fleet(workers: Sequence[WorkerState]) -> Any:

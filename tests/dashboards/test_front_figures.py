@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from base64 import b64decode
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,8 +20,9 @@ from dashboards import front_figures as figures
 from dashboards import front_words as words
 from dashboards.front_events import brushes_of, pointed_at, zoom_of
 from dashboards.front_tables import table_rows
+from dashboards.plain import Figure
 from dashboards.snapshot import Snapshot, Snapshots
-from dashboards.view import FrontView
+from dashboards.view import COURSES, FrontView
 from search.front import best_under
 from studies.records import HARVEST, StudyRecord
 from studies.store import StudyStore
@@ -41,9 +45,23 @@ def grown(tmp_path: Path, make_record: Callable[..., StudyRecord]) -> Callable[[
     return grow
 
 
-def points_of(traces: list[go.Scattergl]) -> list[tuple[float, float]]:
+def checked(figure: Figure) -> go.Figure:
+    """The figure as Plotly's classes take it, which refuse what plotly.js does not know."""
+    return go.Figure(figure)
+
+
+def numbers(given: Any) -> list[float]:
+    """The numbers that plotly.js reads there."""
+    if isinstance(given, dict):
+        return np.frombuffer(b64decode(given["bdata"]), f"<{given['dtype']}").tolist()
+    return list(given)
+
+
+def points_of(traces: Sequence[Any]) -> list[tuple[float, float]]:
     return sorted(
-        (float(x), float(y)) for trace in traces for x, y in zip(trace.x, trace.y, strict=True)
+        point
+        for trace in traces
+        for point in zip(numbers(trace["x"]), numbers(trace["y"]), strict=True)
     )
 
 
@@ -56,9 +74,9 @@ def test_every_evaluation_is_drawn_once_and_the_front_above(
     grown: Callable[[int], Snapshot],
 ) -> None:
     snapshot = grown(20)
-    figure = figures.front_figure(snapshot, FrontView(), "light")
+    figure = checked(figures.front_figure(snapshot, FrontView(), "light"))
     assert points_of(figure.data[: figures.RECENT]) == rounded(snapshot)
-    assert all(not len(trace.x) for trace in figure.data[figures.RECENT : figures.FRONT])
+    assert points_of(figure.data[figures.RECENT : figures.FRONT]) == []
     front = figure.data[figures.FRONT]
     assert list(front.customdata) == [row.id for row in snapshot.summary.front_rows]
     assert all(trace.name for trace in figure.data)
@@ -66,7 +84,7 @@ def test_every_evaluation_is_drawn_once_and_the_front_above(
 
 def test_what_comes_later_changes_only_the_moving_traces(grown: Callable[[int], Snapshot]) -> None:
     before = grown(12)
-    drawn = figures.front_figure(before, FrontView(), "light")
+    drawn = checked(figures.front_figure(before, FrontView(), "light"))
     after = grown(9)
     moving = figures.moving_traces(after, before.revision, FrontView(), "light")
     assert len(moving) == figures.RECENT + len(figures.TOP)
@@ -74,18 +92,17 @@ def test_what_comes_later_changes_only_the_moving_traces(grown: Callable[[int], 
     assert points_of(together) == rounded(after)
     whole = figures.front_figure(after, FrontView(), "light")
     for offset in range(figures.RECENT, len(moving)):
-        drawn_anew = whole.data[figures.RECENT + offset]
-        assert moving[offset].to_plotly_json() == drawn_anew.to_plotly_json()
+        assert moving[offset] == whole["data"][figures.RECENT + offset]
 
 
 def test_a_point_is_found_again_by_its_place(grown: Callable[[int], Snapshot]) -> None:
     before = grown(10)
-    drawn = figures.front_figure(before, FrontView(), "light")
+    drawn = checked(figures.front_figure(before, FrontView(), "light"))
     after = grown(5)
     seen = {"base": before.revision}
     found = []
     for curve, trace in enumerate(drawn.data[: figures.RECENT]):
-        for index, x in enumerate(trace.x):
+        for index, x in enumerate(numbers(trace.x)):
             event = {"points": [{"curveNumber": curve, "pointNumber": index}]}
             row = pointed_at(after, event, seen)
             assert row is not None
@@ -105,18 +122,20 @@ def test_axes_have_units_and_colours_have_legends(
     mode: str, scale: str, grown: Callable[[int], Snapshot]
 ) -> None:
     snapshot = grown(20)
-    figure = figures.front_figure(snapshot, FrontView(x=scale), mode)
+    figure = checked(figures.front_figure(snapshot, FrontView(x=scale), mode))
     assert "GBOPs a sample" in figure.layout.xaxis.title.text
     assert scale in figure.layout.xaxis.title.text
     assert figure.layout.xaxis.type == scale
     assert "accuracy" in figure.layout.yaxis.title.text
     assert figure.layout.paper_bgcolor == theme.colors(mode).paper
-    shown = {trace.name for trace in figure.data if trace.showlegend is not False and len(trace.x)}
-    drawn = {trace.name for trace in figure.data if len(trace.x)}
-    assert shown == drawn
-    course = side_figures.hypervolume_figure(snapshot, mode)
-    assert course.layout.xaxis.title.text
-    assert course.layout.yaxis.title.text
+    drawn = [trace for trace in figure.data if numbers(trace.x)]
+    assert {trace.name for trace in drawn if trace.showlegend is not False} == {
+        trace.name for trace in drawn
+    }
+    for over in COURSES:
+        course = checked(side_figures.hypervolume_figure(snapshot, FrontView(course=over), mode))
+        assert over in course.layout.xaxis.title.text
+        assert "share of the box" in course.layout.yaxis.title.text
 
 
 def test_the_reference_lines_stand_where_they_should(grown: Callable[[int], Snapshot]) -> None:
@@ -137,10 +156,23 @@ def test_the_reference_lines_stand_where_they_should(grown: Callable[[int], Snap
     assert "raise the budget" in words.budget_words(snapshot, 1e-12)
 
 
+def test_the_course_stands_at_the_times_of_recording(grown: Callable[[int], Snapshot]) -> None:
+    begun = datetime.now(UTC)
+    snapshot = grown(12)
+    figure = checked(side_figures.hypervolume_figure(snapshot, FrontView(course="time"), "light"))
+    times = [datetime.fromisoformat(at).replace(tzinfo=UTC) for at in figure.data[0].x]
+    assert times == sorted(times)
+    assert begun - timedelta(seconds=1) <= times[0] <= times[-1] <= datetime.now(UTC)
+    rises = [int(count) for count, _ in snapshot.course.tolist()[1:]]
+    finished = [snapshot.rows[count - 1].finished for count in rises]
+    assert times[1:-1] == finished
+    assert numbers(figure.data[0].y) == [*snapshot.course[:, 1], snapshot.hypervolume]
+
+
 def test_hiding_dominated_points_hides_them_everywhere(grown: Callable[[int], Snapshot]) -> None:
     snapshot = grown(20)
     view = FrontView(dominated=False, errors=False)
-    figure = figures.front_figure(snapshot, view, "light")
+    figure = checked(figures.front_figure(snapshot, view, "light"))
     assert all(trace.visible is False for trace in figure.data[: figures.FRONT])
     assert figure.data[figures.FRONT].error_y.visible is False
     low, high = snapshot.points.min(axis=0), snapshot.points.max(axis=0)
@@ -162,7 +194,7 @@ def test_brushes_narrow_the_rows_and_are_drawn(grown: Callable[[int], Snapshot])
     view = FrontView(brushes=((len(labels) - 1, 0.0, middle),))
     chosen = choosing.chosen_rows(snapshot, view)
     assert {row.id for row in chosen} == {row.id for row in rows if row.gbops <= middle}
-    parallel = side_figures.parallel_figure(snapshot, view, "light").data[0]
+    parallel = checked(side_figures.parallel_figure(snapshot, view, "light")).data[0]
     assert list(parallel.dimensions[-1].constraintrange) == [0.0, middle]
     assert [one.label for one in parallel.dimensions] == labels
     assert "within 1 chosen range" in words.selection_words(view, chosen, 5000)
@@ -198,9 +230,10 @@ def test_tables_and_csv_say_what_was_recorded(grown: Callable[[int], Snapshot]) 
 
 def test_a_study_without_evaluations_has_all_its_figures(grown: Callable[[int], Snapshot]) -> None:
     snapshot = grown(0)
-    figure = figures.front_figure(snapshot, FrontView(), "dark")
+    figure = checked(figures.front_figure(snapshot, FrontView(), "dark"))
     assert any(one.text == "no evaluation yet" for one in figure.layout.annotations)
-    side_figures.parallel_figure(snapshot, FrontView(), "dark")
-    side_figures.hypervolume_figure(snapshot, "dark")
+    checked(side_figures.parallel_figure(snapshot, FrontView(), "dark"))
+    for over in COURSES:
+        checked(side_figures.hypervolume_figure(snapshot, FrontView(course=over), "dark"))
     assert "exitbits worker" in words.summary_words(snapshot)
     assert "raise the budget" in words.budget_words(snapshot, None)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboards.view import FrontView, selection_of
+from dashboards.studies_view import SHARES, SORTS, StudiesView
+from dashboards.view import COURSES, FrontView, selection_of
 
 numbers = st.floats(1e-6, 1e6).map(lambda x: float(f"{x:.6g}"))
 pairs = st.tuples(numbers, numbers)
@@ -22,26 +23,36 @@ views = st.builds(
     zoom=st.none() | st.tuples(numbers, numbers, numbers, numbers),
     selection=st.lists(pairs, min_size=3, max_size=8).map(tuple) | st.just(()),
     brushes=st.lists(st.tuples(st.integers(0, 30), numbers, numbers), max_size=4).map(tuple),
+    course=st.sampled_from(COURSES),
+)
+overviews = st.builds(
+    StudiesView,
+    search=st.text(max_size=20),
+    sort=st.sampled_from(SORTS),
+    share=st.sampled_from(list(SHARES)),
+    archived=st.booleans(),
 )
 
 
-@given(views)
-def test_an_address_gives_the_view_again(view: FrontView) -> None:
-    assert FrontView.from_query(view.to_query()) == view
+@given(views | overviews)
+def test_an_address_gives_the_view_again(view: FrontView | StudiesView) -> None:
+    assert type(view).from_query(view.to_query()) == view
 
 
 def test_the_first_view_needs_no_query() -> None:
-    assert FrontView().to_query() == ""
-    assert FrontView.from_query("") == FrontView()
+    for kind in (FrontView, StudiesView):
+        assert kind().to_query() == ""
+        assert kind.from_query("") == kind()
 
 
 @pytest.mark.parametrize(
     "query",
     ["?x=cubic", "?budget=much", "?budget=nan", "?zoom=1,2,3", "?selection=1,2;x", "?brushes=a,1,2",
-     "?selection=1,2,3", "?nonsense=1", "?%ff%fe"],
+     "?selection=1,2,3", "?course=moon", "?sort=moon", "?share=2", "?nonsense=1", "?%ff%fe"],
 )  # fmt: skip
 def test_what_cannot_be_read_is_left_out(query: str) -> None:
     assert FrontView.from_query(query) == FrontView()
+    assert StudiesView.from_query(query) == StudiesView()
 
 
 def test_an_endless_selection_is_cut() -> None:
