@@ -18,7 +18,7 @@ from search.policy import Policy
 from studies.records import StudyRecord
 
 # Nothing here is worth zooming, and a finger that scrolls the page must not zoom a figure.
-_FIXED = {"fixedrange": True, "automargin": True}
+FIXED = {"fixedrange": True, "automargin": True}
 _PARTS: dict[Part, str] = {"embed": "patch embedding", "block": "blocks", "head": "exit heads"}
 
 Cells = dict[tuple[int, str], tuple[str, int]]
@@ -80,8 +80,8 @@ def bits_figure(record: StudyRecord, policy: Policy, mode: str = "light") -> go.
     figure.update_layout(
         theme.layout(
             mode,
-            xaxis={"title": title, "side": "top", "showgrid": False, **_FIXED},
-            yaxis={**lines, "showgrid": False, **_FIXED},
+            xaxis={"title": title, "side": "top", "showgrid": False, **FIXED},
+            yaxis={**lines, "showgrid": False, **FIXED},
             margin={"l": 60, "r": 20, "t": 70, "b": 90},
         )
     )
@@ -111,64 +111,6 @@ def thresholds_text(record: StudyRecord, policy: Policy) -> str:
     return (
         f"A sample leaves at the first exit whose confidence is at least {', '.join(asked)}; {left}"
     )
-
-
-def exits_figure(record: StudyRecord, found: Evaluation, mode: str = "light") -> go.Figure:
-    """Share of the samples that leave at each exit, with its threshold in the hover."""
-    asked = [f"threshold {value:.4f}" for value in found.policy.thresholds[:-1]]
-    figure = go.Figure(
-        go.Bar(
-            x=record.ledger.exit_blocks,
-            y=found.exit_rates,
-            width=0.7,
-            name="samples that leave here",
-            marker={"color": theme.colors(mode).front},
-            customdata=[*asked, "takes whoever is left"],
-            hovertemplate="exit after block %{x}: %{y:.2%}<br>%{customdata}<extra></extra>",
-        )
-    )
-    figure.update_layout(_by_block(record, mode, "block that the exit follows"))
-    return figure
-
-
-def exits_text(record: StudyRecord, found: Evaluation) -> str:
-    """Where samples leave, in words."""
-    blocks, rates = record.ledger.exit_blocks, found.exit_rates
-    most = max(range(len(blocks)), key=rates.__getitem__)
-    return (
-        f"The exit after block {blocks[most]} takes the most samples, {rates[most]:.1%}; "
-        f"{rates[-1]:.1%} go through to the last. A sample runs {found.mean_exit:.2f} of "
-        f"{blocks[-1]} blocks on average. The {found.metric} at each exit is not recorded in the "
-        "store, so it is not shown."
-    )
-
-
-def utilization_figure(record: StudyRecord, found: Evaluation, mode: str = "light") -> go.Figure:
-    """Share of the samples that run each block."""
-    figure = go.Figure(
-        go.Bar(
-            x=list(range(1, len(found.utilization) + 1)),
-            y=found.utilization,
-            width=0.7,
-            name="samples that run the block",
-            marker={"color": theme.GREEN},
-            hovertemplate="block %{x} runs for %{y:.2%}<extra></extra>",
-        )
-    )
-    figure.update_layout(_by_block(record, mode, "block"))
-    return figure
-
-
-def utilization_text(found: Evaluation) -> str:
-    """The utilization in words."""
-    used = found.utilization
-    rare = [block for block, share in enumerate(used, start=1) if share < 0.5]
-    half = (
-        f"from block {rare[0]} on, fewer than half are left"
-        if rare
-        else "every block runs for at least half of them"
-    )
-    return f"Block 1 runs for {used[0]:.1%} of the samples, the last for {used[-1]:.1%}; {half}."
 
 
 def expected_bops(record: StudyRecord, found: Evaluation) -> list[Costed]:
@@ -267,18 +209,6 @@ def _lying(title: str) -> dict[str, Any]:
     """A colour bar below the figure, where a narrow page has room."""
     place = {"orientation": "h", "y": 0, "yanchor": "top", "ypad": 14, "thickness": 10}
     return {"title": {"text": title, "side": "top"}, **place}
-
-
-def _by_block(record: StudyRecord, mode: str, title: str) -> dict[str, Any]:
-    depth, grid = record.ledger.exit_blocks[-1], theme.colors(mode).grid
-    span = {"dtick": 1, "range": [0.4, depth + 0.6], "showgrid": False}
-    shares = {"tickformat": ".0%", "range": [0, 1], "gridcolor": grid}
-    return theme.layout(
-        mode,
-        showlegend=True,
-        xaxis={"title": title, **span, **_FIXED},
-        yaxis={"title": "share of samples", **shares, **_FIXED},
-    )
 
 
 def _mean_product(ops: Sequence[Costed]) -> float:

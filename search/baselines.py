@@ -111,7 +111,10 @@ class BaselineSet:
 
     def _judge(self, policy: Policy) -> Evaluation:
         laboratory = self.outer.laboratory
-        return judge(policy, laboratory.trace(policy), laboratory.ledger, laboratory.task)
+        return judge(
+            policy, laboratory.trace(policy), laboratory.ledger, laboratory.task,
+            laboratory.full_precision_trace(),
+        )  # fmt: skip
 
 
 def trained_baselines(space: PolicySpace) -> list[tuple[str, Policy, tuple[float, ...]]]:

@@ -19,7 +19,7 @@ from search.cost import Ledger
 from search.data.splits import Split
 from search.digest import digest_of
 from search.evaluation import Evaluation, judge
-from search.models.card import InputSpec, ModelCard
+from search.models.card import RECOVERED_FROM, InputSpec, ModelCard
 from search.models.early_exit import EarlyExitModel
 from search.policy import Policy
 from search.quantize.calibrate import calibrate
@@ -190,18 +190,43 @@ class Evaluator:
             yield part
 
     def full_precision_trace(self) -> ExitTrace:
-        """The trace of the model as it was trained, computed once."""
+        """The trace of the model as it was trained, from the cache or computed once.
+
+        Its sums are in floating point, so its last digits depend on machine and threads.
+        """
         return self._full_precision
 
     @cached_property
     def _full_precision(self) -> ExitTrace:
+        key = digest_of(
+            {
+                "full precision": self.card.digest,
+                "split": self.split.digest,
+                "device": torch.device(self.device).type,
+            }
+        )
+        if self.cache is not None and (known := self.cache.load(key)) is not None:
+            return known
         model = self.model.to(self.device)
         with torch.inference_mode():
-            return self._run(model)
+            trace = self._run(model)
+        if self.cache is not None:
+            self.cache.store(key, trace)
+        return trace
 
     def evaluate(self, policy: Policy) -> Evaluation:
         """Measure ``policy`` on the split."""
-        return judge(policy, self.trace(policy), self.ledger, self.task)
+        return self.judge(policy, self.trace(policy))
+
+    def judge(self, policy: Policy, trace: ExitTrace) -> Evaluation:
+        """Measure ``policy`` on a trace of its bits.
+
+        Without risk terms where the trace is not of the whole split, and for a recovered model,
+        whose risk is against the model that it came from.
+        """
+        held = len(trace) == len(self.split) and RECOVERED_FROM not in self.card.training
+        reference = self.full_precision_trace() if held else None
+        return judge(policy, trace, self.ledger, self.task, reference)
 
     def _run(self, outputs_of: Callable[[Tensor], Tensor]) -> ExitTrace:
         return ExitTrace.joined(list(self._traces(outputs_of, self.split, ReferenceEngine.name)))

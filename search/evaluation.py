@@ -8,8 +8,9 @@ from typing import Any
 
 from search.cost import Cost, Ledger, References
 from search.policy import Policy
+from search.risk_terms import RiskTerms, measure_risk
 from search.tasks import Task
-from search.trace import ExitTrace
+from search.trace import ExitTrace, Routing
 
 GIGA = 1e9
 
@@ -29,6 +30,11 @@ class Evaluation:
         mean_exit: mean number of blocks executed.
         samples: how many were evaluated.
         engine: name of the engine that ran the model.
+        exit_values: the metric of the samples that leave at each exit, None where none leaves.
+        risk: what changes against full precision at full depth, sample by sample.
+
+    The last two are None where they were not measured: before there were such figures, and ``risk``
+    where a pass was given up.
     """
 
     policy: Policy
@@ -42,6 +48,8 @@ class Evaluation:
     mean_exit: float
     samples: int
     engine: str = "reference"  # of what was recorded before there was another
+    exit_values: tuple[float | None, ...] | None = None
+    risk: RiskTerms | None = None
 
     @property
     def gbops(self) -> float:
@@ -62,9 +70,12 @@ class Evaluation:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Evaluation:
         """Build what :meth:`as_dict` gave."""
+        values, risk = fields.get("exit_values"), fields.get("risk")
         return cls(
             **{
                 **fields,
+                "exit_values": None if values is None else tuple(values),
+                "risk": None if risk is None else RiskTerms(**risk),
                 "policy": Policy.from_dict(fields["policy"]),
                 "cost": Cost(**fields["cost"]),
                 "references": References(**fields["references"]),
@@ -74,8 +85,22 @@ class Evaluation:
         )
 
 
-def judge(policy: Policy, trace: ExitTrace, ledger: Ledger, task: Task) -> Evaluation:
-    """Measure ``policy`` on the trace of its own bits."""
+def judge(
+    policy: Policy,
+    trace: ExitTrace,
+    ledger: Ledger,
+    task: Task,
+    reference: ExitTrace | None = None,
+) -> Evaluation:
+    """Measure ``policy`` on the trace of its own bits.
+
+    Args:
+        policy: whose thresholds, and whose cost.
+        trace: of its bits.
+        ledger: operations of the model.
+        task: gives metric and loss.
+        reference: of the full-precision model over the same samples, for the risk terms.
+    """
     routing = trace.replay(policy.thresholds)
     score = task.score(routing.statistic)
     return Evaluation(
@@ -90,4 +115,14 @@ def judge(policy: Policy, trace: ExitTrace, ledger: Ledger, task: Task) -> Evalu
         mean_exit=routing.mean_exit,
         samples=len(trace),
         engine=trace.engine,
+        exit_values=_exit_values(routing, task),
+        risk=None if reference is None else measure_risk(trace, reference, policy.thresholds, task),
     )
+
+
+def _exit_values(routing: Routing, task: Task) -> tuple[float | None, ...]:
+    values = []
+    for exit_index in range(len(routing.exit_blocks)):
+        left = routing.statistic[routing.exits == exit_index]
+        values.append(task.score(left).value if len(left) else None)
+    return tuple(values)

@@ -30,6 +30,7 @@ from search.cost import Ledger
 from search.digest import digest_of
 from search.errors import BadInput, check_range
 from search.evaluate import Evaluator, normalized_batches
+from search.evaluation import Evaluation, judge
 from search.models.early_exit import EarlyExitModel
 from search.policy import Policy
 from search.quantize.ranges import resolve_quantizer
@@ -225,6 +226,11 @@ class RecoveredLaboratory:
     def full_precision_trace(self) -> ExitTrace:
         """The original model's trace."""
         return self.original.full_precision_trace()
+
+    def evaluate(self, policy: Policy) -> Evaluation:
+        """Measure ``policy`` on the recovered model."""
+        trace, reference = self.trace(policy), self.full_precision_trace()
+        return judge(policy, trace, self.ledger, self.task, reference)
 
 
 def distillation_loss(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from search.evaluate import Evaluator
-from search.evaluation import GIGA, Evaluation, judge
+from search.evaluation import GIGA, Evaluation
 from search.exit_choices import ExitChoices
 from search.front import as_points, front_indices
 from search.harvest import harvest
@@ -60,7 +60,7 @@ class Measurer:
         """Evaluate a policy and harvest its trace, or give up where that is hopeless."""
         self.front.learn()
         trace, lost = self._run(policy)
-        evaluation = judge(policy, trace, self.evaluator.ledger, self.evaluator.task)
+        evaluation = self.evaluator.judge(policy, trace)
         if lost:
             raced = {"samples": len(trace), "of": len(self.evaluator.split)}
             return Measured(evaluation, attributes={"raced": raced})
@@ -96,11 +96,7 @@ class Measurer:
             policy.with_thresholds(found.thresholds[index])
             for index in front[ranks.round().astype(np.int64)]
         ]
-        return [
-            judge(one, trace, self.evaluator.ledger, self.evaluator.task)
-            for one in policies
-            if one != policy
-        ]
+        return [self.evaluator.judge(one, trace) for one in policies if one != policy]
 
     def _choices(self, policy: Policy, trace: ExitTrace) -> ExitChoices:
         return ExitChoices.of(

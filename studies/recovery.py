@@ -8,7 +8,7 @@ from pathlib import Path
 
 from search.errors import BadInput
 from search.evaluate import Evaluator
-from search.models.card import card_path
+from search.models.card import RECOVERED_FROM, card_path
 from search.models.checkpoint import check_suffix, load_checkpoint, save_checkpoint
 from search.policy import Policy
 from search.recover import OnStep, RecoveredLaboratory, RecoverRecipe, recover, recovery_key
@@ -73,7 +73,7 @@ class Recovery:
                 update={
                     "training": {
                         "recovery": key,
-                        "recovered_from": self.original.card.digest,
+                        RECOVERED_FROM: self.original.card.digest,
                         "bits": policy.bits_as_dict(),
                         "recipe": self.recipe.as_dict(),
                     }

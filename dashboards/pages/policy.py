@@ -6,20 +6,18 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from dashboards import policy_figures as figures
-from dashboards.neighbours import BitWorth, bit_worth, choice_names, neighbours
+from dashboards import routing_figures as routing
 from dashboards.pages import parts
+from dashboards.pages.policy_around import neighbour_section, worth_section
 from dashboards.snapshot import Snapshot, Snapshots
 from search.errors import BadInput, ExitbitsError
 from search.evaluation import GIGA, Evaluation
 from studies.bundle import PolicyBundle
 from studies.records import Recorded, StudyRecord
 
-NEIGHBOURS_SHOWN = 20
-UNANSWERED = "No recorded policy answers this"
 _FIGURES = ("bits", "exits", "utilization", "ledger")
 # Until the theme is known, a figure is as empty as the page behind it.
 _HIDDEN = {"visible": False}
@@ -85,10 +83,10 @@ def layout(snapshots: Snapshots, name: str, number: int) -> Any:
                              220 + 26 * record.ledger.exit_blocks[-1]),
                     html.Div(
                         [
-                            _section("Where samples exit", figures.exits_text(record, found),
+                            _section("Where samples exit", routing.exits_text(record, found),
                                      "exits", 300),
                             _section("Utilization of the blocks",
-                                     figures.utilization_text(found), "utilization", 300),
+                                     routing.utilization_text(found), "utilization", 300),
                         ]
                     ),
                 ],
@@ -96,8 +94,8 @@ def layout(snapshots: Snapshots, name: str, number: int) -> Any:
             ),
             _section("Where the bit operations go", figures.ledger_text(record, found),
                      "ledger", 520),
-            *_neighbour_section(snapshot, index),
-            *_worth_section(snapshot, index),
+            *neighbour_section(snapshot, index),
+            *worth_section(snapshot, index),
         ]
     )  # fmt: skip
 
@@ -127,8 +125,8 @@ def register(app: Dash, snapshots: Snapshots) -> None:
             return *([no_update] * len(_FIGURES)), f"The figures cannot be drawn: {error}"
         return (
             figures.bits_figure(record, row.policy, mode),
-            figures.exits_figure(record, found, mode),
-            figures.utilization_figure(record, found, mode),
+            routing.exits_figure(record, found, mode),
+            routing.utilization_figure(record, found, mode),
             figures.ledger_figure(record, found, mode),
             "",
         )
@@ -194,106 +192,28 @@ def _certificate(found: Evaluation) -> html.Div:
                 "chose the policies, so it flatters; a certificate needs samples that the search "
                 "never saw, and none has been computed."
             ),
-            html.P(
-                "Risk terms, and the samples that early exits rescue or harm, are not recorded in "
-                "the store either.",
-                className="note",
-            ),
+            *risk_table(found),
         ],
         className="panel",
         style={"alignSelf": "start"},  # no taller than its text
     )
 
 
-def _neighbour_section(snapshot: Snapshot, index: int) -> list[Any]:
-    found = neighbours(snapshot, index)
-    here, metric = snapshot.rows[index], snapshot.record.metric
-    heading = html.H2("Neighbours: one choice changed")
-    if not found:
+def risk_table(found: Evaluation) -> list[Any]:
+    """What early exit and quantization change for the samples, where it was recorded."""
+    heading, risk = html.H2("Against full precision at full depth"), found.risk
+    if risk is None:
         return [heading, html.P(
-            f"None of the {len(snapshot.rows)} evaluations recorded in this study differs from "
-            "this policy in exactly one choice of bits or thresholds."
+            "Risk terms were not recorded: this evaluation is from before there were such "
+            "figures, or its pass was given up."
         )]  # fmt: skip
-    several = f"{len(found)} recorded policies differ" if len(found) > 1 else "1 policy differs"
-    limited = (
-        f" The {NEIGHBOURS_SHOWN} nearest in GBOPs are shown."
-        if len(found) > NEIGHBOURS_SHOWN
-        else ""
-    )
     rows = [
-        (
-            one.choice,
-            f"{one.old:.6g} → {one.new:.6g}",
-            f"{one.metric:+.4f}",
-            f"{one.gbops:+.4f}",
-            _link(snapshot, one.row),
-        )
-        for one in found[:NEIGHBOURS_SHOWN]
-    ]  # fmt: skip
-    return [
-        heading,
-        html.P(f"{several} from this one in exactly one choice, on the same model.{limited} "
-               f"{_noise(here)}"),
-        parts.table(("changed", "from → to", metric, "GBOPs", "policy"), rows,
-                    "w weights, a activations; neighbour less this"),
-    ]  # fmt: skip
-
-
-def _worth_section(snapshot: Snapshot, index: int) -> list[Any]:
-    found, here = bit_worth(snapshot, index), snapshot.rows[index]
-    heading = html.H2("What does one bit here buy?")
-    if not found:
-        return [heading, html.P(
-            f"{UNANSWERED}: no two evaluations under the same thresholds differ in one "
-            "group's bits alone, around the bits that this policy has."
-        )]  # fmt: skip
-    answered = {one.group for one in found}
-    groups = choice_names(snapshot.record, here.policy)[: -len(here.policy.thresholds)]
-    rest = [group for group in groups if group not in answered]
-    rows = [
-        (
-            f"{one.group}, {one.bits - (not one.more)} → {one.bits + one.more}",
-            _spread(one.metric),
-            _spread(one.gbops),
-            _source(snapshot, one),
-        )
-        for one in found
+        ("rescued: wrong there, right here", f"{risk.rescue:.2%}"),
+        ("harmed: right there, wrong here", f"{risk.harm:.2%}"),
+        ("gap risk: mean change of the loss", f"{risk.gap:+.4f}"),
+        ("exits taken too early, a sample", f"{risk.premature:.4f}"),
+        ("exits passed that it would have taken, a sample", f"{risk.delayed:.4f}"),
+        ("boundary risk: both", f"{risk.boundary:.4f}"),
     ]
-    return [
-        heading,
-        html.P(
-            f"Recorded evaluations answer for {len(answered)} of {len(groups)} groups, by policies "
-            "under the same thresholds that differ in that group's bits alone; where this policy "
-            "is not one of them, by the median of the pairs and their range. A step of several "
-            f"bits counts by its average. {_noise(here)}"
-        ),
-        parts.table(
-            ("a bit of", f"{snapshot.record.metric} a bit", "GBOPs a bit", "seen in"),
-            rows,
-            "w weights, a activations",
-        ),
-        *([html.P(f"{UNANSWERED} for {', '.join(rest)}.")] if rest else []),
-    ]
-
-
-def _noise(row: Recorded) -> str:
-    return f"Differences below the standard error of {row.standard_error:.4f} may be chance."
-
-
-def _spread(values: np.ndarray) -> str:
-    middle = f"{np.median(values):+.4f}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):+.4f} to {max(values):+.4f})"
-
-
-def _source(snapshot: Snapshot, one: BitWorth) -> Any:
-    low, high = one.widths
-    if one.other is not None:
-        return html.Span([f"this against {high if one.more else low} bits, ",
-                          _link(snapshot, one.other)])  # fmt: skip
-    pairs = len(one.metric)
-    return f"{pairs} other pair{'s' * (pairs > 1)}, {low} to {high} bits"
-
-
-def _link(snapshot: Snapshot, row: Recorded) -> dcc.Link:
-    name = snapshot.record.config.name
-    return dcc.Link(row.digest[:12], href=parts.policy_path(name, row.id))
+    return [heading, parts.table(("sample by sample", "value"), rows,
+                                 "The search split, which flatters")]  # fmt: skip

@@ -30,6 +30,9 @@ class Exits(_Frozen):
     head: str = "linear"
 
 
+RECOVERED_FROM = "recovered_from"  # in a card's training: digest of the model that it came from
+
+
 class InputSpec(_Frozen):
     """What one image looks like to the model: ``(channels, height, width)`` and normalization."""
 

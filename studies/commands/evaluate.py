@@ -9,7 +9,7 @@ from pathlib import Path
 
 from search.data.splits import HELD_OUT_SPLITS
 from search.errors import BadInput
-from search.evaluation import GIGA, Evaluation, judge
+from search.evaluation import GIGA, Evaluation
 from studies.bundle import read_bundle, same_figures
 from studies.commands.common import add_json
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     given_up = args.split == bundle.split and recorded.samples < len(evaluator.split)
     if given_up:
         trace = evaluator.first_trace(policy, recorded.samples)
-        measured = judge(policy, trace, evaluator.ledger, evaluator.task)
+        measured = evaluator.judge(policy, trace)
     else:
         measured = evaluator.evaluate(policy)
     reproduced = same_figures(measured, recorded) if args.split == bundle.split else None
@@ -109,3 +109,12 @@ def _show(found: Evaluation, split: str) -> None:
         print(f"{'':>12}  {abs(saved):.2%} {side} {label}")
     print(f"{'exit rates':>12}  " + " ".join(f"{rate:.3f}" for rate in found.exit_rates))
     print(f"{'mean exit':>12}  block {found.mean_exit:.2f}")
+    if found.exit_values is not None:
+        values = ("-" if value is None else f"{value:.3f}" for value in found.exit_values)
+        print(f"{'there':>12}  " + " ".join(values) + f" {found.metric} of those that leave")
+    if found.risk is not None:
+        print(
+            f"{'risk':>12}  gap {found.risk.gap:+.4f}: {found.risk.rescue:.2%} rescued, "
+            f"{found.risk.harm:.2%} harmed against full precision at full depth; "
+            f"{found.risk.boundary:.3f} flipped exit decisions a sample"
+        )

@@ -154,7 +154,7 @@ def _recover(
     outer = bench.outer.on(made.laboratory)
     found = outer.under(policy, result.budget)
     chosen = policy if found is None else found[0]
-    better = made.evaluator.evaluate(chosen)
+    better = made.laboratory.evaluate(chosen)
     contribution = Contribution(RECOVERED, better, made.digest, made.weights)
     contribute(store, bench.record.config.name, [contribution])
     row = _row(RECOVERED, result, better, outer.terms(chosen), time.monotonic() - started)

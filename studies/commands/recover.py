@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     outer = OuterProblem(made.laboratory, space, MaqeeSettings())
     found = outer.under(policy, recorded.cost.expected)
     chosen = policy if found is None else found[0]
-    better = made.evaluator.evaluate(chosen)
+    better = made.laboratory.evaluate(chosen)
     model = bundle.study.model.model_copy(update={"checkpoint": str(args.output.absolute())})
     written = bundle.model_copy(
         update={

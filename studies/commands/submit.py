@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import threading
 from pathlib import Path
 
 from rich.console import Console
@@ -85,6 +86,12 @@ def open_study(
 
 
 def _measure(config: StudyConfig, cache: DiskTraceCache, console: Console) -> StudyRecord:
+    from search.quantize.native import load_kernels
+
+    # The compiler takes about as long as loading torch and measuring the reference.
+    compiling = threading.Thread(target=load_kernels, name="compiler", daemon=True)
+    if config.engine.name == "fast":
+        compiling.start()
     with console.status(Text(f"measuring the full-precision reference of {config.name}")):
         from search.evaluate import measure_reference
         from studies.workload import open_evaluator
@@ -100,8 +107,6 @@ def _measure(config: StudyConfig, cache: DiskTraceCache, console: Console) -> St
         )
         record.anchors()  # refuses a space that does not fit before anything is written
     if config.engine.name == "fast":
-        from search.quantize.native import load_kernels
-
         with console.status(Text("compiling the fast engine's kernels, once on this machine")):
-            load_kernels()
+            compiling.join()
     return record

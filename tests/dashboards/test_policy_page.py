@@ -17,6 +17,7 @@ from dash import Dash, dcc, html
 from small_study import measure, small_ledger
 
 from dashboards import policy_figures as figures
+from dashboards import routing_figures as routing
 from dashboards import theme
 from dashboards.pages import policy as page
 from dashboards.snapshot import Snapshots
@@ -41,12 +42,21 @@ def make_policy(weights: Any, activations: Any, threshold: float = 0.5) -> Polic
 
 @pytest.fixture
 def known() -> Evaluation:
-    """Four samples by hand: three leave at the first exit, one of them just at its threshold."""
+    """Four samples by hand: three leave at the first exit, one of them just at its threshold.
+
+    One is wrong there; full precision is wrong about that one and another, and would have let the
+    third go on.
+    """
     confidence = np.array([[0.9, 0.1], [0.6, 0.1], [0.5, 0.1], [0.4, 0.1]], dtype=np.float32)
     statistic = np.ones((4, 2, 2), dtype=np.int32)
+    statistic[1, 0, 0] = 0
     trace = ExitTrace(confidence, statistic, (1, 2))
+    reference = np.ones((4, 2, 2), dtype=np.int32)
+    reference[:2, 1, 0] = 0
+    surer = confidence - np.float32([[0.0, 0], [0, 0], [0.1, 0], [0, 0]])
+    at_best = ExitTrace(surer, reference, (1, 2))
     policy = make_policy((4, 8), (3, 6))
-    return judge(policy, trace, small_ledger(), resolve_task("classification"))
+    return judge(policy, trace, small_ledger(), resolve_task("classification"), at_best)
 
 
 @pytest.fixture
@@ -107,10 +117,11 @@ def test_full_precision_has_its_colour(make_record: MakeRecord) -> None:
 def test_exits_and_utilization_are_the_counted_ones(
     make_record: MakeRecord, known: Evaluation
 ) -> None:
-    (bars,) = figures.exits_figure(make_record(), known).data
+    (bars,) = routing.exits_figure(make_record(), known).data
     assert (list(bars.x), list(bars.y)) == ([1, 2], [0.75, 0.25])
+    assert list(bars.text) == ["accuracy 0.667", "accuracy 1.000"]
     assert list(bars.customdata) == ["threshold 0.5000", "takes whoever is left"]
-    (bars,) = figures.utilization_figure(make_record(), known).data
+    (bars,) = routing.utilization_figure(make_record(), known).data
     assert (list(bars.x), list(bars.y)) == ([1, 2], [1.0, 0.25])
 
 
@@ -173,8 +184,8 @@ def test_nobody_at_a_block_leaves_no_hole(make_record: MakeRecord) -> None:
 def draw(record: StudyRecord, found: Evaluation, mode: str) -> list[go.Figure]:
     return [
         figures.bits_figure(record, found.policy, mode),
-        figures.exits_figure(record, found, mode),
-        figures.utilization_figure(record, found, mode),
+        routing.exits_figure(record, found, mode),
+        routing.utilization_figure(record, found, mode),
         figures.ledger_figure(record, found, mode),
     ]
 
@@ -224,11 +235,14 @@ def test_the_words_agree_with_the_numbers(make_record: MakeRecord, known: Evalua
     assert "Activations run at 3 bits (block1) to 6 bits (block2), 4.50" in text
     assert "embedding runs at 8 bits, exit heads at 8" in text
     assert "at least 0.500 after block 1" in figures.thresholds_text(record, known.policy)
-    text = figures.exits_text(record, known)
+    text = routing.exits_text(record, known)
     assert "after block 1 takes the most samples, 75.0%; 25.0% go" in text
     assert "1.25 of 2 blocks" in text
-    assert "accuracy at each exit is not recorded" in text
-    assert "from block 2 on, fewer than half" in figures.utilization_text(known)
+    assert "accuracy of those that leave is 0.6667 after block 1, 1.0000 after block 2." in text
+    old = replace(known, exit_values=None)
+    assert "accuracy at each exit was not recorded" in routing.exits_text(record, old)
+    assert not any(routing.exits_figure(record, old).data[0].text)
+    assert "from block 2 on, fewer than half" in routing.utilization_text(known)
     text = figures.ledger_text(record, known)
     # 6,400 of 15,300 in the embedding; 4,050 + 4,050 in blocks; 640 + 160 in heads.
     assert "patch embedding 41.83%, blocks 52.94%, exit heads 5.23%" in text
@@ -300,6 +314,20 @@ def test_the_page_says_what_was_recorded(make_snapshots: Callable[..., Snapshots
     graphs = {one.id for one in find_all(body, dcc.Graph)}
     assert graphs == {"policy-bits", "policy-exits", "policy-utilization", "policy-ledger"}
     assert all(one.config["showSendToCloud"] is False for one in find_all(body, dcc.Graph))
+
+
+def test_risk_terms_are_told_or_said_to_be_missing(known: Evaluation) -> None:
+    text = words(page.risk_table(known))
+    for said in (
+        "rescued: wrong there, right here 25.00%",
+        "harmed: right there, wrong here 0.00%",
+        "gap risk: mean change of the loss -0.2500",
+        "too early, a sample 0.2500",
+        "would have taken, a sample 0.0000",
+        "boundary risk: both 0.2500",
+    ):
+        assert said in text
+    assert "were not recorded" in words(page.risk_table(replace(known, risk=None)))
 
 
 def test_a_name_full_of_markup_is_text(make_snapshots: Callable[..., Snapshots]) -> None:

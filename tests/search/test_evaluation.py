@@ -140,7 +140,8 @@ def test_images_are_normalized_as_the_card_says(evaluator: Evaluator):
 def test_evaluate_is_judge_of_the_trace_with_figures_by_hand(evaluator: Evaluator, policy: Policy):
     evaluation = evaluator.evaluate(policy)
     trace = evaluator.trace(policy)
-    assert evaluation == judge(policy, trace, evaluator.ledger, evaluator.task)
+    reference = evaluator.full_precision_trace()
+    assert evaluation == judge(policy, trace, evaluator.ledger, evaluator.task, reference)
 
     exits = trace.replay(policy.thresholds).exits
     depths = np.array([1, 2, 4, 6])[exits]
@@ -157,6 +158,43 @@ def test_evaluate_is_judge_of_the_trace_with_figures_by_hand(evaluator: Evaluato
     assert evaluation.gbops == pytest.approx(evaluation.cost.expected / 1e9)
     macs = sum(op.macs for op in evaluator.ledger.ops if op.part != "head" or op.block == 6)
     assert evaluation.reduction == pytest.approx(1 - evaluation.cost.expected / (macs * 1024))
+    assert evaluation.exit_values is not None
+    for e, value in enumerate(evaluation.exit_values):
+        assert value == pytest.approx(np.array(right)[exits == e].mean())
+    at_best = reference.statistic[:, -1, 0] == evaluator.split.targets
+    assert evaluation.risk is not None
+    assert evaluation.risk.rescue == np.mean(~at_best & right)
+    assert evaluation.risk.harm == np.mean(at_best & ~np.array(right))
+
+
+def test_an_exit_that_takes_nobody_has_no_metric(evaluator: Evaluator, policy: Policy):
+    at_once = evaluator.evaluate(policy.with_thresholds([0.0] * 4))
+    assert at_once.exit_values == (at_once.value, None, None, None)
+
+
+def test_a_part_of_the_split_has_no_risk_terms(evaluator: Evaluator, policy: Policy):
+    found = evaluator.judge(policy, evaluator.first_trace(policy, 50))
+    assert found.samples < 150
+    assert found.risk is None
+    assert found.exit_values is not None
+
+
+def test_what_was_recorded_before_there_were_risk_terms_is_read(
+    evaluator: Evaluator, policy: Policy
+):
+    found = evaluator.evaluate(policy)
+    old = {k: v for k, v in found.as_dict().items() if k not in ("exit_values", "risk")}
+    assert Evaluation.from_dict(old) == replace(found, exit_values=None, risk=None)
+
+
+def test_the_full_precision_trace_is_computed_once_for_all_processes(new_evaluator):
+    cache = DictCache()
+    first = new_evaluator(cache=cache).full_precision_trace()
+    assert list(cache.traces.values()) == [first]
+    again = new_evaluator(cache=cache)
+    assert again.full_precision_trace() is first
+    other = replace(again, split=again.split.head(100))
+    assert len(other.full_precision_trace()) == 100
 
 
 def test_an_evaluation_survives_json(evaluator: Evaluator, policy: Policy):
