@@ -108,8 +108,8 @@ def state_words(snapshot: Snapshot, alive: int) -> str:
 
 def pace_words(snapshot: Snapshot, alive: int) -> str:
     """Trials a minute, and how long the rest takes at that pace."""
-    pace, progress = snapshot.pace, snapshot.progress
-    if not alive or progress.done or pace is None:
+    progress = snapshot.progress
+    if not alive or progress.done or (pace := snapshot.pace) is None:
         return ""
     left = progress.budget - progress.finished - progress.failed
     return f"{60 * pace:.3g} a minute, about {clock(left / pace)} left"
