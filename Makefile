@@ -17,11 +17,14 @@ install: .venv/.installed
 demo: install
 	$(BIN)/exitbits launch fashion --workers 2
 
+# Half the tests wait for processes and browsers: one process a core, a file's tests together.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: install
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) -m ''
 
 lint: install
 	$(BIN)/ruff check .

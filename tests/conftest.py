@@ -16,6 +16,10 @@ from small_study import FIELDS, small_ledger
 from studies.config import StudyConfig, parse_config
 from studies.records import StudyRecord
 
+# Beside other test processes, torch keeps to one core: its threads spin while they wait.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every
 # process that they start; one that handles it passes on the usual answer.
 signal.signal(signal.SIGINT, signal.default_int_handler)

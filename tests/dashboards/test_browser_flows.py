@@ -84,7 +84,7 @@ def test_search_and_order_of_the_studies_are_a_link(
     rows = page.locator("#studies-table tbody tr")
     expect(rows).to_have_count(3, timeout=WAIT_MS)
     page.get_by_label("Search").fill("ir")
-    page.get_by_text("evaluations", exact=True).last.click()
+    page.locator("#studies-sort").get_by_text("evaluations").click()
     expect(rows).to_have_count(2)
     page.wait_for_url("**/?*search=ir*")
     page.wait_for_url("**/?*sort=evaluations*")

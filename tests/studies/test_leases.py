@@ -135,7 +135,7 @@ def test_eight_processes_open_an_empty_database_at_once(
     barrier = SPAWN.Barrier(8)
     processes = [start(open_at_once, addresses, barrier) for _ in range(8)]
     for process in processes:
-        process.join(60)
+        process.join(180)
         assert process.exitcode == 0
 
 
