@@ -45,7 +45,8 @@ def layout(snapshots: Snapshots, search: str) -> Any:
                             html.Label("Search", htmlFor="studies-search"),
                             dcc.Input(
                                 id="studies-search", type="search", value=view.search,
-                                placeholder="part of a name", style={"width": "240px"}, debounce=0.25,
+                                placeholder="part of a name", debounce=0.25,
+                                style={"width": "240px"},
                             ),
                         ]
                     ),
