@@ -19,7 +19,6 @@ from functools import cached_property
 from itertools import product
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from search.cost import Ledger, group_of
 from search.errors import ExitbitsError, NoPolicyFound
@@ -206,6 +205,8 @@ class AllocationProblem:
             )
         if self.dearest <= budget:
             return self._allocation([choices[-1] for choices in self.sites.values()])
+        from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, seldom needed
+
         listed = list(self.sites.values())
         flat = [choice for choices in listed for choice in choices]
         owner = np.repeat(np.arange(len(listed)), [len(choices) for choices in listed])

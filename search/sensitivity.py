@@ -14,7 +14,6 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from search.apq import AllocationProblem
@@ -262,4 +261,6 @@ def _rank_correlation(expected: Sequence[float], found: Sequence[float]) -> floa
     """Spearman's, or None where all on one side are equal, as in a space of one set of bits."""
     if len(set(expected)) == 1 or len(set(found)) == 1:
         return None
+    from scipy.stats import spearmanr  # a second to import, in every worker
+
     return float(spearmanr(expected, found).statistic)
