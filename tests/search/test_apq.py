@@ -391,7 +391,7 @@ def test_solving_prints_nothing(capfd: pytest.CaptureFixture[str], monkeypatch):
         os.write(1, b"from the solver")
         return milp(*args, **kwargs)
 
-    monkeypatch.setattr("search.apq.milp", noisy)
+    monkeypatch.setattr("scipy.optimize.milp", noisy)
     for seed in (1, 5, 7):
         problem = vision_problem(seed, "layer")
         for share in (0.01, 0.05, 0.7):
@@ -405,7 +405,7 @@ def test_standard_output_comes_back_after_a_failure(capfd: pytest.CaptureFixture
     def failing(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr("search.apq.milp", failing)
+    monkeypatch.setattr("scipy.optimize.milp", failing)
     problem = vision_problem(0, "block")
     with pytest.raises(MemoryError):
         problem.solve(problem.cheapest * 1.5)
