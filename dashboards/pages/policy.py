@@ -208,11 +208,11 @@ def risk_table(found: Evaluation) -> list[Any]:
             "figures, or its pass was given up."
         )]  # fmt: skip
     rows = [
-        ("rescued: wrong there, right here", f"{risk.rescue:.2%}"),
-        ("harmed: right there, wrong here", f"{risk.harm:.2%}"),
-        ("gap risk: mean change of the loss", f"{risk.gap:+.4f}"),
-        ("exits taken too early, a sample", f"{risk.premature:.4f}"),
-        ("exits passed that it would have taken, a sample", f"{risk.delayed:.4f}"),
+        ("rescued: only right here", f"{risk.rescue:.2%}"),
+        ("harmed: only wrong here", f"{risk.harm:.2%}"),
+        ("gap risk: mean change of loss", f"{risk.gap:+.4f}"),
+        ("exits taken early, a sample", f"{risk.premature:.4f}"),
+        ("exits taken late, a sample", f"{risk.delayed:.4f}"),
         ("boundary risk: both", f"{risk.boundary:.4f}"),
     ]
     return [heading, parts.table(("sample by sample", "value"), rows,

@@ -319,11 +319,11 @@ def test_the_page_says_what_was_recorded(make_snapshots: Callable[..., Snapshots
 def test_risk_terms_are_told_or_said_to_be_missing(known: Evaluation) -> None:
     text = words(page.risk_table(known))
     for said in (
-        "rescued: wrong there, right here 25.00%",
-        "harmed: right there, wrong here 0.00%",
-        "gap risk: mean change of the loss -0.2500",
-        "too early, a sample 0.2500",
-        "would have taken, a sample 0.0000",
+        "rescued: only right here 25.00%",
+        "harmed: only wrong here 0.00%",
+        "gap risk: mean change of loss -0.2500",
+        "taken early, a sample 0.2500",
+        "taken late, a sample 0.0000",
         "boundary risk: both 0.2500",
     ):
         assert said in text
