@@ -261,6 +261,6 @@ def _rank_correlation(expected: Sequence[float], found: Sequence[float]) -> floa
     """Spearman's, or None where all on one side are equal, as in a space of one set of bits."""
     if len(set(expected)) == 1 or len(set(found)) == 1:
         return None
-    from scipy.stats import spearmanr  # a second to import, in every worker
+    from scipy.stats import spearmanr  # slow to import, seldom needed
 
     return float(spearmanr(expected, found).statistic)

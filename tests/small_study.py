@@ -9,6 +9,8 @@ from search.evaluation import Evaluation, judge
 from search.policy import Policy
 from search.tasks import resolve_task
 from search.trace import ExitTrace
+from studies.records import HARVEST
+from studies.store import StudyStore
 
 FIELDS = {
     "name": "small",
@@ -41,3 +43,13 @@ def measure(policy: Policy) -> Evaluation:
     statistic = np.stack([right.astype(np.int32), np.ones_like(right, dtype=np.int32)], axis=-1)
     trace = ExitTrace(rng.random((200, 2), dtype=np.float32), statistic, (1, 2))
     return judge(policy, trace, small_ledger(), resolve_task("classification"))
+
+
+def grow(store: StudyStore, name: str, trials: int, *, harvest: bool = False) -> None:
+    """Finish so many trials, each with a harvested evaluation beside its own if asked for."""
+    for _ in range(trials):
+        claim = store.claim(name, "tester")
+        assert claim
+        other = claim.policy.with_thresholds([0.9, 0.0])
+        more = [(HARVEST, measure(other))] if harvest else []
+        store.record(claim, measure(claim.policy), *more)

@@ -213,7 +213,9 @@ def register(app: Dash, snapshots: Snapshots) -> None:
             current = set(snapshots.names()) if view.archived else set(found)
             workers = snapshots.workers()
         except ExitbitsError as error:
-            return no_update, no_update, f"Not up to date: {error}", "stale", None, no_update
+            # The address is still what it was; the next answer brings it up to date.
+            shown = seen and {**seen, "state": ""}
+            return no_update, no_update, f"Not up to date: {error}", "stale", shown, no_update
         state = _state(found, current, workers)
         if seen == {"state": state, "query": query}:
             raise PreventUpdate

@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
 from functools import cache
@@ -88,6 +89,8 @@ def load_kernels() -> ctypes.CDLL | None:
             _build(compiler, source, library)
         kernels = ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as error:
+        if getattr(error, "returncode", None) == -signal.SIGINT:
+            return None  # Ctrl-C reached the compiler as well: nothing is wrong with it
         detail = getattr(error, "stderr", None) or str(error)
         log.warning(
             "the fast engine's kernels cannot be built here (%s): check the compiler (CXX) and the "

@@ -88,8 +88,9 @@ def open_study(
 def _measure(config: StudyConfig, cache: DiskTraceCache, console: Console) -> StudyRecord:
     from search.quantize.native import load_kernels
 
-    # The compiler takes about as long as loading torch and measuring the reference.
-    compiling = threading.Thread(target=load_kernels, name="compiler", daemon=True)
+    # The compiler takes about as long as loading torch and measuring the reference. Not a daemon:
+    # killed in the middle it would leave its folder in the cache.
+    compiling = threading.Thread(target=load_kernels, name="compiler")
     if config.engine.name == "fast":
         compiling.start()
     with console.status(Text(f"measuring the full-precision reference of {config.name}")):

@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "without the fast engine": {"engine": {"name": "reference"}},
 }
 STOCK = {"stock Optuna, cold": False, "stock Optuna, uniform anchors": True}
+
+PASSES, SECONDS = (5, 10, 20, 40, 60), (10, 25, 50, 100, 200)
+"""Where arms are compared."""
 
 Step = tuple[float, float, float]  # seconds, passes, hypervolume so far
 
@@ -110,8 +113,10 @@ def ours(evaluator: Evaluator, changes: dict[str, Any], seed: int, folder: Path)
 def stock(evaluator: Evaluator, anchored: bool, seed: int, folder: Path) -> Iterator[Step]:
     """Trials of stock Optuna, without end."""
     record = record_of(evaluator, {}, seed)
-    evaluator = dataclasses.replace(evaluator, cache=_Kept(), engine_name="reference")
+    kept = _Kept()
+    evaluator = dataclasses.replace(evaluator, cache=kept, engine_name="reference")
     prepare(evaluator)
+    before = len(kept)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
         storage=f"sqlite:///{folder}/stock.db",
@@ -123,8 +128,7 @@ def stock(evaluator: Evaluator, anchored: bool, seed: int, folder: Path) -> Iter
             study.enqueue_trial(record.space.encode(policy))
     reference = record.ledger.full_depth_macs * 64 / 1e9
     points = np.empty((0, 2))
-    seconds, kept = 0.0, evaluator.cache
-    assert isinstance(kept, _Kept)
+    seconds = 0.0
     while True:
         started = time.perf_counter()
         trial = study.ask()
@@ -132,7 +136,7 @@ def stock(evaluator: Evaluator, anchored: bool, seed: int, folder: Path) -> Iter
         study.tell(trial, [found.value, found.gbops])
         seconds += time.perf_counter() - started
         points = np.concatenate([points, [[found.value, found.gbops]]])
-        yield seconds, float(len(kept)), hypervolume(points, reference)
+        yield seconds, float(len(kept) - before), hypervolume(points, reference)
 
 
 def reach(steps: list[Step], target: float, axis: int) -> float | None:
@@ -148,6 +152,46 @@ def at(steps: list[Step], limit: float, axis: int) -> float:
 def quartiles(values: list[float]) -> tuple[float, float, float]:
     low, middle, high = np.percentile(values, [25, 50, 75])
     return float(low), float(middle), float(high)
+
+
+def at_limits(
+    runs: list[list[Step]], limits: Sequence[int], axis: int
+) -> dict[str, tuple[float, float, float] | None]:
+    """Quartiles of the hypervolume at each limit; None where a run ended before it."""
+    return {
+        str(limit): quartiles([at(steps, limit, axis) for steps in runs])
+        if all(steps[-1][axis] >= limit for steps in runs)
+        else None
+        for limit in limits
+    }
+
+
+def times_sooner(mine: list[Step], theirs: list[Step], axis: int) -> float | None:
+    """How many times sooner ``mine`` has the best that ``theirs`` reaches; None for never."""
+    best = theirs[-1][2]
+    taken, needed = reach(mine, best, axis), reach(theirs, best, axis)
+    return needed / taken if taken and needed else None
+
+
+def limits_table(
+    rows: list[dict[str, Any]], unit: str, limits: Sequence[int], longest: float
+) -> Table:
+    """Hypervolume after so many seconds or passes, an arm a row."""
+    shown = [str(limit) for limit in limits if limit <= longest]
+    table = Table(title=f"hypervolume after so many {unit}: median, with quartiles")
+    for heading in ("arm", *shown, "trials", "seconds"):
+        table.add_column(heading, justify="left" if heading == "arm" else "right", no_wrap=True)
+    for row in rows:
+        found = [row[f"hypervolume_at_{unit}"][limit] for limit in shown]
+        table.add_row(
+            row["arm"],
+            *(
+                "ended before" if one is None else f"{one[1]:.4f} ({one[0]:.4f}-{one[2]:.4f})"
+                for one in found
+            ),
+            f"{row['trials'][1]:.0f}", f"{row['seconds'][1]:.0f}",
+        )  # fmt: skip
+    return table
 
 
 def main() -> None:
@@ -179,15 +223,13 @@ def main() -> None:
                         break
             runs[arm].append(steps)
             print(f"seed {seed}, {arm}: {steps[-1]}", file=sys.stderr, flush=True)
-    limits = [limit for limit in (5, 10, 20, 40, 60) if limit <= passes] or [passes]
     rows = [
         {
             "arm": arm,
             "seconds": quartiles([steps[-1][0] for steps in found]),
             "trials": quartiles([float(len(steps)) for steps in found]),
-            "hypervolume_at_passes": {
-                str(limit): quartiles([at(steps, limit, 1) for steps in found]) for limit in limits
-            },
+            "hypervolume_at_seconds": at_limits(found, SECONDS, 0),
+            "hypervolume_at_passes": at_limits(found, PASSES, 1),
         }
         for arm, found in runs.items()
     ]
@@ -195,12 +237,10 @@ def main() -> None:
     for arm in STOCK:
         if arm not in runs or "ours" not in runs:
             continue
-        pairs = []
-        for mine, theirs in zip(runs["ours"], runs[arm], strict=True):
-            best = theirs[-1][2]
-            taken, needed = reach(mine, best, 0), reach(theirs, best, 0)
-            pairs.append(float("nan") if taken is None or not needed else needed / taken)
-        speedups.append({"against": arm, "times_faster": pairs})
+        pairs = list(zip(runs["ours"], runs[arm], strict=True))
+        for axis, unit in enumerate(("seconds", "passes")):
+            times = [times_sooner(mine, theirs, axis) for mine, theirs in pairs]
+            speedups.append({"against": arm, "in": unit, "times_sooner": times})
     result = {
         "machine": machine(["torch", "optuna", "numpy"]),
         "reference_point": {"accuracy": 0, "gbops": plain.ledger.full_depth_macs * 64 / 1e9},
@@ -208,29 +248,24 @@ def main() -> None:
         "rows": rows, "speedups": speedups,
         "steps": runs,
     }  # fmt: skip
-    table = Table(
-        title=f"hypervolume after so many passes of {len(plain.split)} images, with quartiles"
-    )
-    for heading in ("arm", *(str(limit) for limit in limits), "trials", "seconds"):
-        table.add_column(heading, justify="left" if heading == "arm" else "right", no_wrap=True)
-    for row in rows:
-        found = row["hypervolume_at_passes"]
-        table.add_row(
-            row["arm"],
-            *(f"{middle:.4f} ({low:.4f}-{high:.4f})" for low, middle, high in found.values()),
-            f"{row['trials'][1]:.0f}", f"{row['seconds'][1]:.0f}",
-        )  # fmt: skip
+    longest = max(row["seconds"][1] for row in rows)
+    tables = [
+        limits_table(rows, unit, limits, end)
+        for unit, limits, end in (("passes", PASSES, passes), ("seconds", SECONDS, longest))
+        if limits[0] <= end
+    ]
     faster = Table(title="how many times sooner ours reaches the best that the other reaches")
-    for heading in ("against", "median", "each seed"):
+    for heading in ("against", "in", "median", "each seed"):
         faster.add_column(heading)
     for one in speedups:
-        known = [value for value in one["times_faster"] if value == value]
+        known = [value for value in one["times_sooner"] if value is not None]
         faster.add_row(
             one["against"],
+            one["in"],
             f"{statistics.median(known):.1f}" if known else "never",
-            " ".join(f"{value:.1f}" for value in one["times_faster"]),
+            " ".join("never" if x is None else f"{x:.1f}" for x in one["times_sooner"]),
         )
-    show(result, [table, faster], args.json, width=170)
+    show(result, [*tables, faster], args.json, width=190)
     if args.draw:
         draw(runs, args.draw)
 

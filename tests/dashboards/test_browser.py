@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 from playwright.sync_api import Download, Page, expect
 from postgres import Postgres, new_database
-from small_study import measure
+from small_study import grow
 
 from dashboards.snapshot import Snapshots
 from dashboards.view import FrontView
@@ -29,13 +29,6 @@ pytestmark = pytest.mark.browser
 WAIT_MS = 40_000
 MakeRecord = Callable[..., StudyRecord]
 Serve = Callable[..., str]
-
-
-def grow(store: StudyStore, name: str, trials: int) -> None:
-    for _ in range(trials):
-        claim = store.claim(name, "tester")
-        assert claim
-        store.record(claim, measure(claim.policy))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 from running import command_env, command_line
-from small_study import measure
+from small_study import grow
 
 from studies.records import StudyRecord
 from studies.store import StudyStore
@@ -20,13 +20,6 @@ pytestmark = pytest.mark.browser
 WAIT_MS = 90_000
 MakeRecord = Callable[..., StudyRecord]
 Serve = Callable[..., str]
-
-
-def grow(store: StudyStore, name: str, trials: int) -> None:
-    for _ in range(trials):
-        claim = store.claim(name, "tester")
-        assert claim
-        store.record(claim, measure(claim.policy))
 
 
 def test_a_study_is_submitted_worked_on_and_seen(
@@ -112,9 +105,9 @@ def test_studies_are_compared_in_one_figure(
     page.wait_for_url("**group=1*")
     page.reload()
     expect(legend.filter(has_text="attainment").first).to_be_visible(timeout=WAIT_MS)
-    grow(two, "first", 5)
     found = "() => document.querySelector('#compare-tables').innerText"
     before = page.evaluate(found)
+    grow(two, "first", 5)
     page.wait_for_function(f"before => ({found})() !== before", arg=before)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from small_study import measure
+from small_study import grow
 
 from dashboards import choosing, side_figures, theme
 from dashboards import front_figures as figures
@@ -24,7 +24,7 @@ from dashboards.plain import Figure
 from dashboards.snapshot import Snapshot, Snapshots
 from dashboards.view import COURSES, FrontView
 from search.front import best_under
-from studies.records import HARVEST, StudyRecord
+from studies.records import StudyRecord
 from studies.store import StudyStore
 
 
@@ -34,15 +34,11 @@ def grown(tmp_path: Path, make_record: Callable[..., StudyRecord]) -> Callable[[
     store.create(make_record(budget={"trials": 60}))
     snapshots = Snapshots(store)
 
-    def grow(trials: int) -> Snapshot:
-        for _ in range(trials):
-            claim = store.claim("small", "tester")
-            assert claim
-            other = claim.policy.with_thresholds([0.9, 0.0])
-            store.record(claim, measure(claim.policy), (HARVEST, measure(other)))
+    def more(trials: int) -> Snapshot:
+        grow(store, "small", trials, harvest=True)
         return snapshots.get("small")
 
-    return grow
+    return more
 
 
 def checked(figure: Figure) -> go.Figure:

@@ -6,25 +6,17 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from small_study import measure
+from small_study import grow
 from sqlalchemy import event
 
 from dashboards.snapshot import KINDS, Snapshots
 from search.errors import BadInput
 from search.front import hypervolume
 from studies.fronts import FrontSummary
-from studies.records import HARVEST, StudyRecord
+from studies.records import StudyRecord
 from studies.store import StudyStore
 
 MakeRecord = Callable[..., StudyRecord]
-
-
-def grow(store: StudyStore, trials: int) -> None:
-    for _ in range(trials):
-        claim = store.claim("small", "tester")
-        assert claim
-        other = claim.policy.with_thresholds([0.9, 0.0])
-        store.record(claim, measure(claim.policy), (HARVEST, measure(other)))
 
 
 def test_growing_gives_what_reading_at_once_gives(address: str, make_record: MakeRecord) -> None:
@@ -33,7 +25,7 @@ def test_growing_gives_what_reading_at_once_gives(address: str, make_record: Mak
     snapshots = Snapshots(store)
     assert snapshots.get("small").rows == ()
     for trials in (1, 0, 7, 1, 20):
-        grow(store, trials)
+        grow(store, "small", trials, harvest=True)
         found = snapshots.get("small")
         expected = FrontSummary.load(store, "small")
         assert list(found.rows) == list(expected.rows)
@@ -50,7 +42,7 @@ def test_the_course_is_the_hypervolume_of_every_beginning(
     store.create(make_record(budget={"trials": 30}))
     snapshots = Snapshots(store)
     for trials in (3, 12):
-        grow(store, trials)
+        grow(store, "small", trials, harvest=True)
         snapshots.get("small")
     found = snapshots.get("small")
     corner = found.summary.w8a8_gbops
@@ -64,7 +56,7 @@ def test_the_course_is_the_hypervolume_of_every_beginning(
 def test_a_poll_without_news_reads_no_evaluation(address: str, make_record: MakeRecord) -> None:
     store = StudyStore(address, create=True)
     store.create(make_record())
-    grow(store, 4)
+    grow(store, "small", 4, harvest=True)
     snapshots = Snapshots(store)
     before = snapshots.get("small")
     fetched: list[str] = []
@@ -79,7 +71,7 @@ def test_a_poll_without_news_reads_no_evaluation(address: str, make_record: Make
 def test_until_names_the_rows_of_a_revision(address: str, make_record: MakeRecord) -> None:
     store = StudyStore(address, create=True)
     store.create(make_record())
-    grow(store, 5)
+    grow(store, "small", 5, harvest=True)
     found = Snapshots(store).get("small")
     middle = found.rows[4].revision
     assert [found.rows[int(i)].revision <= middle for i in found.until(middle)] == [True] * len(
@@ -92,7 +84,7 @@ def test_until_names_the_rows_of_a_revision(address: str, make_record: MakeRecor
 def test_a_study_made_anew_begins_anew(address: str, make_record: MakeRecord) -> None:
     store = StudyStore(address, create=True)
     store.create(make_record())
-    grow(store, 3)
+    grow(store, "small", 3, harvest=True)
     snapshots = Snapshots(store)
     assert len(snapshots.get("small").rows) == 6
     store.delete("small")

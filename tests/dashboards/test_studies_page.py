@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 from dash_client import call
-from small_study import measure
+from small_study import grow
 
 from dashboards.app import create_app
 from dashboards.pages import studies as page
 from dashboards.snapshot import Snapshot, Snapshots
 from search.front import best_under
+from studies.database import StoreUnavailable
 from studies.fleet import Registration
-from studies.records import HARVEST, StudyRecord
+from studies.records import StudyRecord
 from studies.store import StudyStore
 
 MakeRecord = Callable[..., StudyRecord]
@@ -30,16 +31,8 @@ def store(tmp_path: Path, make_record: MakeRecord) -> StudyStore:
     store = StudyStore(f"sqlite:///{tmp_path}/s.db", create=True)
     for name, trials in (("apple", 3), ("pear", 9), ("plum", 0)):
         store.create(make_record(name=name, budget={"trials": 20}))
-        grow(store, name, trials)
+        grow(store, name, trials, harvest=True)
     return store
-
-
-def grow(store: StudyStore, name: str, trials: int) -> None:
-    for _ in range(trials):
-        claim = store.claim(name, "tester")
-        assert claim
-        other = claim.policy.with_thresholds([0.9, 0.0])
-        store.record(claim, measure(claim.policy), (HARVEST, measure(other)))
 
 
 class Visitor:
@@ -92,7 +85,7 @@ def test_a_page_with_nothing_new_is_told_nothing(store: StudyStore) -> None:
     visitor = Visitor(store)
     assert visitor.ask() is not None
     assert visitor.ask() is None
-    grow(store, "plum", 1)
+    grow(store, "plum", 1, harvest=True)
     assert visitor.ask() is not None
     assert visitor.ask() is None
     registration = Registration(store.claims, "new-worker")
@@ -103,6 +96,27 @@ def test_a_page_with_nothing_new_is_told_nothing(store: StudyStore) -> None:
         assert visitor.ask() is None
     finally:
         registration.close()
+
+
+def test_a_choice_made_while_the_database_is_away_reaches_the_address(
+    store: StudyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor = Visitor(store)
+    visitor.ask()
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("the database is away: start it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Snapshots, "all", away)
+        found = visitor.ask("studies-sort", sort="progress")
+        assert found is not None
+        assert found["studies-status"]["className"] == "stale"
+        assert "start it" in found["studies-status"]["children"]
+    found = visitor.ask()
+    assert found is not None
+    assert found["url"] == {"search": "?sort=progress"}
+    assert found["studies-status"]["className"] == ""
 
 
 def test_archived_studies_are_shown_when_asked_for(store: StudyStore) -> None:
@@ -127,7 +141,7 @@ def test_many_studies_are_shown_while_they_are_read(store: StudyStore) -> None:
     assert whole["pear"] is known
     assert all(whole.values())
     # What is known may be older, and is read on with the next look.
-    grow(store, "pear", 1)
+    grow(store, "pear", 1, harvest=True)
     assert snapshots.all(patience_s=0)["pear"] is known
     grown = snapshots.all()["pear"]
     assert grown is not None

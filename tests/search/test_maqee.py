@@ -501,7 +501,7 @@ def test_an_evaluator_is_a_laboratory():
     loop = Maqee(OuterProblem(evaluator, space, settings), tables)
     budget = 0.15 * evaluator.ledger.references(space.widest()).w8a8
     result = loop.search(budget)
-    assert result.passes == len(cache.known) - 1  # the other is of the model as it was trained
+    assert result.passes == len(cache.known) - 1  # one is of the model as it was trained
 
     found = evaluator.evaluate(result.policy)
     assert found.cost.expected <= budget * (1 + 1e-12)

@@ -286,6 +286,17 @@ def test_without_a_compiler_the_reference_engine_runs(
         FastEngine(fashion_model, {}, resolve_quantizer("mse"))
 
 
+def test_a_compiler_that_ctrl_c_ended_is_not_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\ntrap - INT\nkill -INT $$\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert native.load_kernels.__wrapped__() is None
+    assert caplog.text == ""
+
+
 def test_names() -> None:
     assert resolve_engine("reference") is ReferenceEngine
     assert resolve_engine("fast") is FastEngine
