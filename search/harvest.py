@@ -37,11 +37,10 @@ AT_ONCE = 4_000_000  # vectors times samples: bounds the memory, 32 MB an array
 
 @dataclass
 class _Path:
-    """What happens from some exit on, summed along each sample's path: ``[L, N]`` each."""
+    """What is ahead of each sample from some exit on, summed along its path: ``[L, N]`` each."""
 
-    loss: np.ndarray
+    risk: np.ndarray  # loss + alpha * flips
     cost: np.ndarray
-    flips: np.ndarray
 
 
 def harvest(
@@ -64,20 +63,24 @@ def harvest(
         return choices.measure(np.zeros((1, 1)))
     prices = np.geomspace(1e-4, 10.0, trade_offs)
     chosen = np.zeros((trade_offs, exits - 1), dtype=np.int64)
+    moving = np.arange(trade_offs)  # trade-offs whose thresholds the last sweep changed
     reached = np.ones((exits - 1, trade_offs, len(choices.trace)), dtype=bool)
     for sweep in range(sweeps + 1):
-        before = chosen.copy()
-        _sweep(choices, prices, alpha, chosen, reached)
-        _reach(choices, chosen, reached)
-        if sweep and (before == chosen).all():
+        found = _sweep(choices, prices[moving], alpha, reached)
+        changed = (found != chosen[moving]).any(axis=1)
+        chosen[moving] = found
+        if sweep:
+            moving = moving[changed]
+        if not len(moving):
             break
-    found = [chosen]
+        reached = _reach(choices, chosen[moving])
+    vectors = [chosen]
     rows = max(1, AT_ONCE // len(choices.trace))
     for _ in range(LINE_ROUNDS):
-        begun = np.unique(found[-1], axis=0)
+        begun = np.unique(vectors[-1], axis=0)
         parts = [begun[start : start + rows] for start in range(0, len(begun), rows)]
-        found.append(np.concatenate([_lines(choices, alpha, part) for part in parts]))
-    measured = choices.measure(_thresholds(choices, np.unique(np.concatenate(found), axis=0)))
+        vectors.append(np.concatenate([_lines(choices, alpha, part) for part in parts]))
+    measured = choices.measure(_thresholds(choices, np.unique(np.concatenate(vectors), axis=0)))
     return front_of(measured, measured.loss + alpha * measured.boundary)
 
 
@@ -119,100 +122,91 @@ def _leaves(choices: ExitChoices, chosen: np.ndarray, exit_index: int) -> np.nda
     return leaves
 
 
-def _reach(choices: ExitChoices, chosen: np.ndarray, reached: np.ndarray) -> None:
-    """Mark which samples reach every exit under the chosen thresholds."""
-    reached[0] = True
+def _either(leaves: np.ndarray, here: np.ndarray, further: np.ndarray) -> np.ndarray:
+    """``here`` where a sample leaves, else ``further``; :func:`numpy.where` guesses each branch."""
+    chosen: np.ndarray = here * leaves + further * ~leaves
+    return chosen
+
+
+def _reach(choices: ExitChoices, chosen: np.ndarray) -> np.ndarray:
+    """Which samples reach every exit but the last under chosen candidates, ``[E - 1, L, N]``."""
+    reached = np.ones((chosen.shape[1], len(chosen), len(choices.trace)), dtype=bool)
     for e in range(1, len(reached)):
         reached[e] = reached[e - 1] & ~_leaves(choices, chosen, e - 1)
+    return reached
 
 
-def _after_last(choices: ExitChoices, rows: int) -> _Path:
-    samples = (rows, len(choices.trace))
-    relative = choices.path_bops / choices.path_bops[-1]
-    return _Path(
-        np.broadcast_to(choices.loss[:, -1], samples).copy(),
-        np.full(samples, relative[-1]),
-        np.zeros(samples),
-    )
-
-
-def _flips_at(choices: ExitChoices, leaves: np.ndarray, values: np.ndarray, e: int) -> np.ndarray:
-    if choices.reference is None:
-        return np.zeros(1)
+def _flips_at(choices: ExitChoices, leaves: np.ndarray, chosen: np.ndarray, e: int) -> np.ndarray:
+    """Whether full precision would decide otherwise at exit ``e``, ``[L, N]``."""
+    assert choices.reference is not None
+    values = choices.lines[e].values[chosen[:, e]]
     flips: np.ndarray = leaves != (choices.reference.confidence[:, e] >= values[:, None])
-    return flips.astype(np.float64)
-
-
-def _extend(choices: ExitChoices, path: _Path, chosen: np.ndarray, e: int) -> None:
-    """Put exit ``e`` before the path: samples leave there or go on."""
-    leaves = _leaves(choices, chosen, e)
-    relative = choices.path_bops[e] / choices.path_bops[-1]
-    flips = _flips_at(choices, leaves, choices.lines[e].values[chosen[:, e]], e)
-    path.loss = np.where(leaves, choices.loss[:, e], path.loss)
-    path.cost = np.where(leaves, relative, path.cost)
-    path.flips = np.where(leaves, 0.0, path.flips) + flips
+    return flips
 
 
 def _sweep(
-    choices: ExitChoices, prices: np.ndarray, alpha: float, chosen: np.ndarray, reached: np.ndarray
-) -> None:
-    """Choose every exit's threshold anew, the last exit first, the others as they are."""
-    path = _after_last(choices, len(prices))
+    choices: ExitChoices, prices: np.ndarray, alpha: float, reached: np.ndarray
+) -> np.ndarray:
+    """Choose every exit's threshold anew, the last exit first, for the samples that reach it.
+
+    Args:
+        prices: lambdas, ``[L]``.
+        reached: ``[E - 1, L, N]``, under the thresholds so far.
+
+    Returns:
+        the best candidates, ``[L, E - 1]``.
+    """
+    chosen = np.zeros((len(prices), len(choices.lines)), dtype=np.int64)
     relative = choices.path_bops / choices.path_bops[-1]
+    # What is still ahead of a sample: loss, price times cost, and alpha times flips.
+    ahead = choices.loss[:, -1] + prices[:, None] * relative[-1]
     for e in reversed(range(len(choices.lines))):
         line = choices.lines[e]
         stop = choices.loss[:, e] + prices[:, None] * relative[e]
-        go_on = path.loss + prices[:, None] * path.cost + alpha * path.flips
-        total = line.prefix(np.where(reached[e], stop - go_on, 0.0))
+        total = line.prefix((stop - ahead) * reached[e])
         if alpha:
             total = total + alpha * line.flips(reached[e])
         chosen[:, e] = total.argmin(axis=1)
-        _extend(choices, path, chosen, e)
+        leaves = _leaves(choices, chosen, e)
+        ahead = _either(leaves, stop, ahead)
+        if alpha:
+            ahead += alpha * _flips_at(choices, leaves, chosen, e)
+    return chosen
 
 
 def _lines(choices: ExitChoices, alpha: float, chosen: np.ndarray) -> np.ndarray:
     """Candidates ``[K, E - 1]`` on the coordinate lines through chosen ones, none dominated."""
-    reached = np.ones((chosen.shape[1], len(chosen), len(choices.trace)), dtype=bool)
-    _reach(choices, chosen, reached)
-    path = _after_last(choices, len(chosen))
+    reached = _reach(choices, chosen)
     relative = choices.path_bops / choices.path_bops[-1]
-    samples = len(choices.trace)
-    everyone = _after_last(choices, len(chosen))
-    for e in reversed(range(len(choices.lines))):
-        _extend(choices, everyone, chosen, e)
+    samples = (len(chosen), len(choices.trace))
+    path = _Path(
+        np.broadcast_to(choices.loss[:, -1], samples), np.broadcast_to(relative[-1], samples)
+    )
     risks, costs, which = [], [], []
-    # The whole policy's figures, less what leaves at this exit, plus what would.
+    # What each candidate of an exit adds to the whole policy's figures.
     for e in reversed(range(len(choices.lines))):
         line = choices.lines[e]
         picks = np.unique(np.linspace(0, len(line.counts) - 1, LINE_POINTS).astype(np.int64))
-        here = reached[e]
-        now = _leaves(choices, chosen, e)
-        values = line.values[chosen[:, e]]
-        base_loss = everyone.loss.sum(axis=1) - np.where(
-            here & now, choices.loss[:, e] - path.loss, 0.0
-        ).sum(axis=1)
-        base_cost = everyone.cost.sum(axis=1) - np.where(
-            here & now, relative[e] - path.cost, 0.0
-        ).sum(axis=1)
-        loss = line.prefix(np.where(here, choices.loss[:, e] - path.loss, 0.0))[:, picks]
-        cost = line.prefix(np.where(here, relative[e] - path.cost, 0.0))[:, picks]
-        risk = base_loss[:, None] + loss
+        risk = line.prefix((choices.loss[:, e] - path.risk) * reached[e])
         if alpha:
-            flips = line.prefix(np.where(here, -path.flips, 0.0)) + line.flips(here)
-            spent = np.where(here & now, -path.flips, 0.0)
-            spent = spent + np.where(here, _flips_at(choices, now, values, e), 0.0)
-            base_flips = everyone.flips.sum(axis=1) - spent.sum(axis=1)
-            risk = risk + alpha * (base_flips[:, None] + flips[:, picks])
-        risks.append(risk / samples)
-        costs.append((base_cost[:, None] + cost) / samples)
-        rows, columns = np.indices(risk.shape)
+            risk += alpha * line.flips(reached[e])
+        cost = line.prefix((relative[e] - path.cost) * reached[e])
+        now = chosen[:, e, None]
+        risks.append(risk[:, picks] - np.take_along_axis(risk, now, axis=1))
+        costs.append(cost[:, picks] - np.take_along_axis(cost, now, axis=1))
+        rows, columns = np.indices(risks[-1].shape)
         which.append(
-            np.stack([np.full(risk.size, e), rows.ravel(), picks[columns.ravel()]], axis=1)
+            np.stack([np.full(rows.size, e), rows.ravel(), picks[columns.ravel()]], axis=1)
         )
-        _extend(choices, path, chosen, e)
+        leaves = _leaves(choices, chosen, e)
+        path.risk = _either(leaves, choices.loss[:, e], path.risk)
+        path.cost = _either(leaves, relative[e], path.cost)
+        if alpha:
+            path.risk += alpha * _flips_at(choices, leaves, chosen, e)
+    risk, cost = path.risk.sum(axis=1)[:, None], path.cost.sum(axis=1)[:, None]
     points = as_points(
-        1 - np.concatenate([risk.ravel() for risk in risks]),
-        np.concatenate([cost.ravel() for cost in costs]),
+        1 - np.concatenate([(risk + more).ravel() for more in risks]) / samples[1],
+        np.concatenate([(cost + more).ravel() for more in costs]) / samples[1],
     )
     kept = np.concatenate(which)[front_indices(points)]
     vectors: np.ndarray = chosen[kept[:, 1]].copy()
