@@ -55,7 +55,7 @@ class FastEngine(ReferenceEngine):
     """
 
     name = "fast"
-    version = 1
+    version = 2
 
     def __init__(
         self, model: EarlyExitModel, seen: Mapping[str, Histogram], quantizer: Quantizer

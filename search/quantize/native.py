@@ -28,7 +28,7 @@ FLAGS = (
     "-fPIC", "-fopenmp",
 )  # fmt: skip
 TIMEOUT_S = 120
-SOURCE = "transformer_block.cpp"
+SOURCE = "transformer_block.cpp"  # the one that is compiled; it includes the others
 
 
 class Levels(ctypes.Structure):
@@ -74,7 +74,7 @@ def load_kernels() -> ctypes.CDLL | None:
 
     Why they cannot be is logged once.
     """
-    source = resources.files("search.quantize").joinpath("kernels", SOURCE).read_bytes()
+    sources = _sources()
     compiler = _compiler()
     if compiler is None:
         log.warning("no C++ compiler found: the fast engine needs one (install g++, or set CXX)")
@@ -82,11 +82,13 @@ def load_kernels() -> ctypes.CDLL | None:
     try:
         version = _output([compiler, "--version"])
         name = hashlib.sha256(
-            b"\0".join([source, version.encode(), " ".join(FLAGS).encode(), _processor()])
+            b"\0".join(
+                [*sources.values(), version.encode(), " ".join(FLAGS).encode(), _processor()]
+            )
         ).hexdigest()[:32]
         library = default_cache_folder() / "kernels" / f"{name}.so"
         if not library.exists():
-            _build(compiler, source, library)
+            _build(compiler, sources, library)
         kernels = ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as error:
         if getattr(error, "returncode", None) == -signal.SIGINT:
@@ -137,12 +139,19 @@ def _processor() -> bytes:
     )
 
 
-def _build(compiler: str, source: bytes, library: Path) -> None:
+def _sources() -> dict[str, bytes]:
+    """The kernels' files by name."""
+    folder = resources.files("search.quantize").joinpath("kernels")
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {file.name: file.read_bytes() for file in files if file.name.endswith((".cpp", ".h"))}
+
+
+def _build(compiler: str, sources: dict[str, bytes], library: Path) -> None:
     log.info("compiling the fast engine's kernels, once on this machine: a few seconds")
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        written = Path(folder) / SOURCE
-        written.write_bytes(source)
+        for name, content in sources.items():
+            (Path(folder) / name).write_bytes(content)
         built = Path(folder) / "kernels.so"
-        _output([compiler, *FLAGS, str(written), "-o", str(built)])
+        _output([compiler, *FLAGS, str(Path(folder) / SOURCE), "-o", str(built)])
         built.replace(library)  # whoever was first: the same bytes
