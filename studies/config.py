@@ -43,15 +43,22 @@ def _check_name(value: str) -> str:
     return value
 
 
-def _check_bits(values: tuple[int, ...]) -> tuple[int, ...]:
+def _check_widths(values: tuple[int, ...]) -> tuple[int, ...]:
     for value in values:
         if value not in ALLOWED_BITS:
             raise ValueError(f"{value} bits: choose from 2 to 8, or 32 for full precision")
-    if list(values) != sorted(set(values)):
+    if len(set(values)) < len(values):
+        raise ValueError(f"{list(values)}: give each bit-width once")
+    return values
+
+
+def _check_bits(values: tuple[int, ...]) -> tuple[int, ...]:
+    if list(_check_widths(values)) != sorted(values):
         raise ValueError(f"{list(values)}: give ascending bit-widths, each once")
     return values
 
 
+Widths = Annotated[tuple[StrictInt, ...], Field(min_length=1), AfterValidator(_check_widths)]
 Bits = Annotated[tuple[StrictInt, ...], Field(min_length=1), AfterValidator(_check_bits)]
 Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -113,9 +120,9 @@ class SamplerSection(_Section):
 
 
 class AnchorSection(_Section):
-    """What is evaluated first: uniform bits, each under each global threshold."""
+    """What is evaluated first, in this order: uniform bits, each under each global threshold."""
 
-    bits: Bits = (3, 4, 5, 6, 8)
+    bits: Widths = (4, 3, 6, 8, 5)
     thresholds: tuple[Threshold, ...] = (0.7, 0.9, 1.0)
 
 

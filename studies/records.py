@@ -54,12 +54,12 @@ class StudyRecord:
         )
 
     def anchors(self) -> list[Policy]:
-        """What is evaluated first, widest bits and highest threshold first."""
+        """What is evaluated first, in the configuration's order."""
         section = self.config.anchors
         return [
             self.space.uniform(bits, threshold)
-            for bits in sorted(section.bits, reverse=True)
-            for threshold in sorted(section.thresholds, reverse=True)
+            for bits in section.bits
+            for threshold in section.thresholds
         ]
 
     def as_dict(self) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def test_name_and_budget_can_be_replaced() -> None:
         ("[space]\nthresholds = [0.9, 0.4]", ["[0.9, 0.4]", "lower one first"]),
         ("[anchors]\nthresholds = [0.1]", ["anchors.thresholds 0.1", "0.3 to 1.0"]),
         ("[anchors]\nbits = [32]", ["anchors.bits 32"]),
+        ("[anchors]\nbits = [4, 8, 4]", ["anchors.bits", "[4, 8, 4]", "once"]),
         ("[budget]\ntrials = 0", ["budget.trials", "0", "greater than or equal to 1"]),
         ("[budget]\ntrials = inf", ["budget.trials", "inf"]),
         ("[budget]\ntrials = true", ["budget.trials", "True"]),

@@ -61,6 +61,13 @@ def test_anchors_come_first_and_in_order(store: StudyStore, make_record: Make) -
     assert [claim.lease.number for claim in claims if claim] == list(range(6))
 
 
+def test_anchors_are_evaluated_in_the_order_given(make_record: Make) -> None:
+    space = make_record().space
+    record = make_record(anchors={"bits": [4, 8, 2], "thresholds": [0.9, 0.5]})
+    expected = [space.uniform(bits, one) for bits in (4, 8, 2) for one in (0.9, 0.5)]
+    assert record.anchors() == expected
+
+
 def test_an_evaluation_is_read_back_exactly(store: StudyStore) -> None:
     claim = store.claim("small", "tester")
     assert claim
