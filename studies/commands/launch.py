@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from search.errors import ExitbitsError
+from studies import interrupts
 from studies.cache import DiskTraceCache
 from studies.commands.common import check_writable, file_name, positive, print_front, read_store
 from studies.commands.submit import add_study_source, open_study
@@ -43,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the study to the end of its budget; progress goes to stderr, the front to stdout."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # stop as for Ctrl-C
+    interrupts.watch(signal.SIGTERM, signal.SIGHUP)  # stop as for Ctrl-C
     config = load_config(args.study, name=args.name, trials=args.trials)
     cache = DiskTraceCache(args.cache)
     report = args.report or Path(f"{file_name(config.name)}.html")
@@ -89,6 +89,7 @@ def _serve(store: StudyStore, record: StudyRecord, workers: LocalWorkers, consol
     rows: list[Recorded] = []
     with display.showing():
         try:
+            interrupts.raise_if_seen()
             workers.start()
             while True:
                 progress = store.progress(name)
@@ -99,6 +100,7 @@ def _serve(store: StudyStore, record: StudyRecord, workers: LocalWorkers, consol
                 if progress.done or not workers.pids:
                     break
                 time.sleep(POLL_S)
+                interrupts.raise_if_seen()
             workers.stop()
             interrupted = False
         except KeyboardInterrupt:

@@ -1,0 +1,39 @@
+"""Ctrl-C that cannot get lost.
+
+A KeyboardInterrupt is raised wherever the program happens to be. Where that is inside somebody
+else's import, destructor or callback, it may be swallowed there. So it is remembered as well, and
+a loop that runs for long asks.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+_seen = False
+
+
+def watch(*more: signal.Signals) -> None:
+    """From here on, remember SIGINT and the signals given, and raise KeyboardInterrupt for them.
+
+    A process that was started with SIGINT ignored goes on ignoring it.
+    """
+    numbers = [*more]
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        numbers.append(signal.SIGINT)
+    for number in numbers:
+        signal.signal(number, _remember)
+
+
+def raise_if_seen() -> None:
+    """Raise KeyboardInterrupt if one came since :func:`watch` and did not get through."""
+    global _seen
+    if _seen:
+        _seen = False
+        raise KeyboardInterrupt
+
+
+def _remember(number: int, frame: FrameType | None) -> None:
+    global _seen
+    _seen = True
+    raise KeyboardInterrupt
