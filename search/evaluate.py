@@ -19,10 +19,11 @@ from search.cost import Ledger
 from search.data.splits import Split
 from search.digest import digest_of
 from search.evaluation import Evaluation, judge
+from search.histograms import Histogram
 from search.models.card import RECOVERED_FROM, InputSpec, ModelCard
 from search.models.early_exit import EarlyExitModel
 from search.policy import Policy
-from search.quantize.calibrate import calibrate
+from search.quantize import calibrate
 from search.quantize.engines import resolve_engine
 from search.quantize.ranges import resolve_quantizer
 from search.quantize.reference import ReferenceEngine
@@ -42,6 +43,16 @@ class TraceCache(Protocol):
 
     def store(self, key: str, trace: ExitTrace) -> None:
         """Keep ``trace`` under ``key``."""
+
+
+class CalibrationCache(Protocol):
+    """Where what calibration saw is kept by content."""
+
+    def load(self, key: str) -> dict[str, Histogram] | None:
+        """What was seen under ``key``, or None."""
+
+    def store(self, key: str, seen: dict[str, Histogram]) -> None:
+        """Keep it under ``key``."""
 
 
 def normalized_batches(
@@ -68,6 +79,7 @@ class Evaluator:
         cache: where traces are looked up first, or None to compute every one.
         device: where the model runs.
         engine_name: of the engine that runs quantized policies.
+        calibrations: where what calibration saw is looked up first, or None to calibrate anew.
     """
 
     model: EarlyExitModel
@@ -78,6 +90,7 @@ class Evaluator:
     cache: TraceCache | None = None
     device: str = "cpu"
     engine_name: str = ReferenceEngine.name
+    calibrations: CalibrationCache | None = None
 
     @cached_property
     def task(self) -> Task:
@@ -92,11 +105,28 @@ class Evaluator:
     @cached_property
     def engine(self) -> ReferenceEngine:
         """The quantized model, calibrated at first use."""
-        model = self.model.to(self.device)
-        seen = calibrate(
-            model, lambda: normalized_batches(self.calibration, self.card.input, device=self.device)
-        )
+        model, seen = self.model.to(self.device), self._seen()
         return self._engine_kind(model, seen, resolve_quantizer(self.quantizer))
+
+    def _seen(self) -> dict[str, Histogram]:
+        """What calibration saw of every operand, from the cache or from two passes."""
+        key = digest_of(
+            {
+                "calibration": self.calibration.digest,
+                "model": self.card.digest,
+                "device": torch.device(self.device).type,
+                "version": calibrate.VERSION,
+            }
+        )
+        if self.calibrations is not None and (known := self.calibrations.load(key)) is not None:
+            return known
+        seen = calibrate.calibrate(
+            self.model,
+            lambda: normalized_batches(self.calibration, self.card.input, device=self.device),
+        )
+        if self.calibrations is not None:
+            self.calibrations.store(key, seen)
+        return seen
 
     @property
     def _engine_kind(self) -> type[ReferenceEngine]:

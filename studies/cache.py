@@ -1,4 +1,4 @@
-"""Traces and tables on disk by content, shared by the processes of a machine.
+"""Traces, tables and calibrations on disk by content, shared by the processes of a machine.
 
 Every file is written in one atomic step.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from search.errors import BadInput
+from search.histograms import Histogram, seen_from_bytes, seen_to_bytes
 from search.tables import Sensitivity
 from search.trace import ExitTrace
 
@@ -104,3 +105,34 @@ class DiskTableCache(_DiskCache):
     def store(self, key: str, row: Sensitivity) -> None:
         """Keep ``row`` under ``key``; where the disk is full, warn and go on without."""
         self._keep(key, row.to_bytes)
+
+
+class DiskCalibrationCache(_DiskCache):
+    """What calibration saw, in the folder ``calibrations``, likewise."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "calibrations")
+
+    def load(self, key: str) -> dict[str, Histogram] | None:
+        """What was seen under ``key``, or None where there is nothing that can be read."""
+        return self._read(key, seen_from_bytes)
+
+    def store(self, key: str, seen: dict[str, Histogram]) -> None:
+        """Keep it under ``key``; where the disk is full, warn and go on without."""
+        self._keep(key, lambda: seen_to_bytes(seen))
+
+
+class DiskCaches:
+    """All of them below one folder.
+
+    Attributes:
+        traces, tables, calibrations: the caches.
+
+    Raises:
+        BadInput: when the folder cannot be created or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.traces = DiskTraceCache(folder)
+        self.tables = DiskTableCache(folder)
+        self.calibrations = DiskCalibrationCache(folder)

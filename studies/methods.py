@@ -18,7 +18,7 @@ from search.recipes import open_training_data
 from search.recover import OnStep, RecoverRecipe, StepReport
 from search.sensitivity import Additivity, SensitivityMeter, check_additivity
 from search.tables import SensitivityTables
-from studies.cache import DiskTableCache, DiskTraceCache
+from studies.cache import DiskCaches
 from studies.records import StudyRecord
 from studies.recovery import Recovery
 from studies.workload import open_study_evaluator
@@ -62,7 +62,7 @@ def open_workbench(
 
     Args:
         record: of the study.
-        cache: folder of traces and tables.
+        cache: folder of traces, tables and calibrations.
         settings: hyperparameters of thresholds and allocation.
         console: where progress goes.
         training: folder of the training images, and how recovery trains on them.
@@ -70,14 +70,15 @@ def open_workbench(
     Raises:
         BadInput: when the model or the images are not those of the study.
     """
-    evaluator = open_study_evaluator(record, DiskTraceCache(cache))
+    caches = DiskCaches(cache)
+    evaluator = open_study_evaluator(record, caches.traces, caches.calibrations)
     recovery = None
     if training is not None:  # before anything costly: a wrong folder is told at once
         folder, recipe = training
         data = open_training_data(record.config.data.dataset, folder, evaluator.card.input)
         recovery = Recovery(evaluator, data, recipe)
     granularity = record.config.space.granularity
-    meter = SensitivityMeter(evaluator, granularity, DiskTableCache(cache))
+    meter = SensitivityMeter(evaluator, granularity, caches.tables)
     with bar(console) as shown:
         task = shown.add_task("measuring sensitivity tables", total=None)
         tables = meter.tables(lambda done, of: shown.update(task, completed=done, total=of))

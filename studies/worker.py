@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from search.errors import BadInput, ExitbitsError
-from studies.cache import DiskTableCache, DiskTraceCache
+from studies.cache import DiskCaches
 from studies.claims import LeaseLost
 from studies.database import StoreUnavailable
 from studies.fleet import Registration
@@ -41,8 +41,7 @@ class Worker:
     Attributes:
         store: where trials come from.
         registration: this worker's entry, which keeps its lease.
-        cache: shared traces.
-        tables: shared sensitivities, which are read and never measured here.
+        caches: shared with other processes; sensitivities are read and never measured here.
         study: the only one to serve, or None for all.
         until_done: whether to end when the study's budget is spent.
         parent: pid of the launcher, whose end is this worker's; None for a service.
@@ -52,8 +51,7 @@ class Worker:
 
     store: StudyStore
     registration: Registration
-    cache: DiskTraceCache
-    tables: DiskTableCache
+    caches: DiskCaches
     study: str | None = None
     until_done: bool = False
     parent: int | None = None
@@ -148,8 +146,11 @@ class Worker:
         from studies.workload import open_study_evaluator
 
         record = self.store.get(name)
-        evaluator = open_study_evaluator(record, self.cache, self.device)
-        tables = SensitivityMeter(evaluator, record.config.space.granularity, self.tables).known()
+        evaluator = open_study_evaluator(
+            record, self.caches.traces, self.caches.calibrations, self.device
+        )
+        granularity = record.config.space.granularity
+        tables = SensitivityMeter(evaluator, granularity, self.caches.tables).known()
         if tables is not None:
             self.store.tables[name] = tables
         measurer = Measurer(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from search.data import open_dataset
 from search.errors import BadInput
-from search.evaluate import Evaluator, TraceCache
+from search.evaluate import CalibrationCache, Evaluator, TraceCache
 from search.models.checkpoint import load_checkpoint
 from studies.checkpoints import checkpoint_path
 from studies.config import StudyConfig
@@ -18,6 +18,7 @@ def open_evaluator(
     *,
     split: str = "search",
     cache: TraceCache | None = None,
+    calibrations: CalibrationCache | None = None,
     device: str = "cpu",
     engine: str | None = None,
 ) -> Evaluator:
@@ -27,6 +28,7 @@ def open_evaluator(
         config: of the study.
         split: what to evaluate on.
         cache: where traces are kept.
+        calibrations: where what calibration saw is kept.
         device: where the model runs.
         engine: name of another engine than the study's.
 
@@ -48,13 +50,17 @@ def open_evaluator(
         calibration=dataset.split("calibration").head(config.data.calibration_images),
         quantizer=config.quantizer.name,
         cache=cache,
+        calibrations=calibrations,
         device=device,
         engine_name=engine or config.engine.name,
     )
 
 
 def open_study_evaluator(
-    record: StudyRecord, cache: TraceCache | None = None, device: str = "cpu"
+    record: StudyRecord,
+    cache: TraceCache | None = None,
+    calibrations: CalibrationCache | None = None,
+    device: str = "cpu",
 ) -> Evaluator:
     """Load what a study in the store evaluates.
 
@@ -62,7 +68,7 @@ def open_study_evaluator(
         BadInput: also when the checkpoint or the images are not those that the study began with.
     """
     name = record.config.name
-    evaluator = open_evaluator(record.config, cache=cache, device=device)
+    evaluator = open_evaluator(record.config, cache=cache, calibrations=calibrations, device=device)
     if evaluator.card.digest != record.model_digest:
         raise BadInput(
             f"the checkpoint of study {name!r} has changed since the study began: "

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from search.errors import BadInput
+from search.histograms import Histogram
 from search.models.counted import MatMul, counted_modules
-from search.quantize.ranges import Histogram
 
 BINS = 2048
+VERSION = 1  # of what is watched and how, for caches
 
 Observe = Callable[[str, Tensor], None]
 Batches = Callable[[], Iterator[Tensor]]

@@ -20,12 +20,13 @@ from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
 from search.errors import ExitbitsError
+from search.histograms import Histogram
 from search.models.attention import ExplicitAttention
 from search.models.early_exit import EarlyExitModel
 from search.policy import FULL_PRECISION
 from search.quantize import native
 from search.quantize.kept import KeptTensors
-from search.quantize.ranges import Histogram, Quantizer, weight_codes
+from search.quantize.ranges import Quantizer, weight_codes
 from search.quantize.reference import (
     ActivationCodes,
     QuantizedProduct,

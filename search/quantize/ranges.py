@@ -14,29 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search.histograms import Histogram
 from search.quantize import QUANTIZERS
 from search.registry import resolve
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """What calibration saw of one activation tensor.
-
-    Attributes:
-        low, high: smallest and largest value.
-        counts: values per bin, ``[bins]``, between ``low`` and ``high`` in equal steps.
-    """
-
-    low: float
-    high: float
-    counts: np.ndarray
-
-    @property
-    def centers(self) -> np.ndarray:
-        """Middle of each bin."""
-        step = (self.high - self.low) / len(self.counts)
-        middles: np.ndarray = self.low + (np.arange(len(self.counts)) + 0.5) * step
-        return middles
 
 
 @dataclass(frozen=True, slots=True)

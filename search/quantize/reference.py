@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from search.histograms import Histogram
 from search.models.counted import MatMul, counted_modules
 from search.models.early_exit import EarlyExitModel
 from search.policy import FULL_PRECISION
 from search.quantize.calibrate import operands
 from search.quantize.kept import KeptTensors
-from search.quantize.ranges import AffineRange, Histogram, Quantizer, weight_codes
+from search.quantize.ranges import AffineRange, Quantizer, weight_codes
 
 
 class ActivationCodes(nn.Module):

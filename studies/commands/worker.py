@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from search.caching import default_cache_folder
-from studies.cache import DiskTableCache, DiskTraceCache
+from studies.cache import DiskCaches
 from studies.commands.common import add_store, positive, read_store
 from studies.launchers.local import usable_cores
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     # Migrations and the like say much that no one needs to read here.
     for noisy in ("alembic", "sqlalchemy"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    cache = DiskTraceCache(args.cache)
+    caches = DiskCaches(args.cache)
 
     from studies.fleet import Registration, default_worker_name
     from studies.store import StudyStore
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     refuse_unknown_device(args.device)
     registration = Registration(store.claims, args.name or default_worker_name())
     worker = Worker(
-        store, registration, cache, DiskTableCache(args.cache), study=args.study,
-        until_done=args.until_done, parent=args.parent, stream=args.stream, device=args.device,
+        store, registration, caches, study=args.study, until_done=args.until_done,
+        parent=args.parent, stream=args.stream, device=args.device,
     )  # fmt: skip
 
     def on_signal(number: int, _: object) -> None:

@@ -13,6 +13,7 @@ import torch
 from search.data.fashion import FashionDataset
 from search.evaluate import Evaluator, measure_reference, normalized_batches
 from search.evaluation import Evaluation, judge
+from search.histograms import Histogram, seen_from_bytes, seen_to_bytes
 from search.models.card import ModelCard
 from search.models.early_exit import EarlyExitModel
 from search.policy import Policy
@@ -92,6 +93,35 @@ def test_a_cached_trace_spares_calibration_and_engine(new_evaluator, evaluator, 
     fresh = new_evaluator(cache=DictCache({evaluator.trace_key(policy): known}))
     assert fresh.trace(policy) is known
     assert "engine" not in vars(fresh)
+
+
+class KeptCalibrations(dict[str, dict[str, Histogram]]):
+    """Calibrations in memory."""
+
+    def load(self, key: str) -> dict[str, Histogram] | None:
+        return self.get(key)
+
+    def store(self, key: str, seen: dict[str, Histogram]) -> None:
+        self[key] = seen_from_bytes(seen_to_bytes(seen))
+
+
+def test_calibration_is_paid_for_once(new_evaluator, evaluator, policy: Policy):
+    kept = KeptCalibrations()
+    first = new_evaluator(calibrations=kept).trace(policy)
+    assert len(kept) == 1
+    again = new_evaluator(calibrations=kept, engine_name="fast")  # it belongs to no engine
+    passes: list[int] = []
+    handle = again.model.register_forward_hook(lambda *args: passes.append(len(args[2])))
+    again.engine  # noqa: B018
+    handle.remove()
+    assert passes == []
+    for trace in (first, new_evaluator(calibrations=kept).trace(policy)):
+        assert same(trace, evaluator.trace(policy))
+
+    new_evaluator(calibrations=kept, calibration=again.calibration.head(50)).trace(policy)
+    card = again.card.model_copy(update={"weights_sha256": "1" * 64})
+    new_evaluator(calibrations=kept, card=card).trace(policy)
+    assert len(kept) == 3
 
 
 def test_the_key_changes_with_everything_the_trace_depends_on(new_evaluator, policy: Policy):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from search.errors import BadInput
+from search.histograms import Histogram
 from search.trace import ExitTrace
-from studies.cache import DiskTraceCache
+from studies.cache import DiskCalibrationCache, DiskTraceCache
 
 
 def trace() -> ExitTrace:
@@ -62,3 +63,23 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="--cache"):
         DiskTraceCache(tmp_path / "file")
+
+
+def test_what_calibration_saw_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    seen = {
+        name: Histogram(-rng.random(), rng.random(), rng.integers(0, 9, 2048).astype(float))
+        for name in ("head:input", "block.scores:left")
+    }
+    cache = DiskCalibrationCache(tmp_path)
+    assert cache.load("ab" * 32) is None
+    cache.store("ab" * 32, seen)
+    back = cache.load("ab" * 32)
+    assert back is not None
+    assert [*back] == [*seen]
+    for name, one in seen.items():
+        assert (back[name].low, back[name].high) == (one.low, one.high)
+        np.testing.assert_array_equal(back[name].counts, one.counts)
+    path = cache.path("ab" * 32)
+    path.write_bytes(path.read_bytes()[:-30])
+    assert cache.load("ab" * 32) is None

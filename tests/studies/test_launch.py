@@ -119,6 +119,7 @@ def test_from_launch_to_a_reproduced_policy(
     assert sorted(row.trial or 0 for row in rows if row.source != HARVEST) == list(range(6))
     assert {row.trial for row in rows if row.source == HARVEST} <= set(range(6))
     assert sum(row.source == HARVEST for row in rows) >= 6
+    assert any((shared_cache / "calibrations").rglob("*.npz"))  # the next worker begins sooner
 
     # A second run finds nothing to do and changes nothing.
     second = exitbits(*launch)
