@@ -237,16 +237,22 @@ def fresh_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[P
 
 
 @pytest.mark.parametrize(
-    "flags", [("-march=x86-64",), ("-march=x86-64-v3",), ("-march=native", "-O0")]
+    ("needs", "flags"),
+    [
+        ("", ("-march=x86-64",)),
+        ("avx2", ("-march=x86-64-v3",)),
+        ("avx512bw", ("-march=x86-64-v4",)),  # without VNNI
+        ("", ("-march=native", "-O0")),
+    ],
 )
 def test_kernels_for_any_processor_agree_too(
-    flags: tuple[str, ...], fresh_kernels: Path, monkeypatch: pytest.MonkeyPatch,
+    needs: str, flags: tuple[str, ...], fresh_kernels: Path, monkeypatch: pytest.MonkeyPatch,
     fashion_model: EarlyExitModel, search_images: Tensor,
 ) -> None:  # fmt: skip
     if platform.machine() != "x86_64":
         pytest.skip("flags of another processor")
-    if "-march=x86-64-v3" in flags and " avx2 " not in Path("/proc/cpuinfo").read_text():
-        pytest.skip("no AVX2 here")
+    if needs and f" {needs} " not in Path("/proc/cpuinfo").read_text():
+        pytest.skip(f"no {needs} here")
     monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *flags))
     reference, fast = engines_of(fashion_model, search_images[:100])
     images = search_images[:40]
