@@ -16,13 +16,11 @@ _seen = False
 def watch(*more: signal.Signals) -> None:
     """From here on, remember SIGINT and the signals given, and raise KeyboardInterrupt for them.
 
-    A process that was started with SIGINT ignored goes on ignoring it.
+    What the process was started to ignore (as by ``nohup``) it goes on ignoring.
     """
-    numbers = [*more]
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        numbers.append(signal.SIGINT)
-    for number in numbers:
-        signal.signal(number, _remember)
+    for number in (signal.SIGINT, *more):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _remember)
 
 
 def raise_if_seen() -> None:

@@ -29,6 +29,26 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
+IGNORED = """
+import os, signal
+from studies import interrupts
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+interrupts.watch(signal.SIGHUP)
+os.kill(os.getpid(), signal.SIGHUP)
+interrupts.raise_if_seen()
+print("went on")
+"""
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IGNORED], env=command_env(), capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_it_is_not_lost(name: str, tmp_path: Path, shared_cache: Path) -> None:
     done = subprocess.run(
