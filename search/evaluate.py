@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+import timm
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from search.models.early_exit import EarlyExitModel
 from search.policy import Policy
 from search.quantize import calibrate
 from search.quantize.engines import resolve_engine
+from search.quantize.native import processor
 from search.quantize.ranges import resolve_quantizer
 from search.quantize.reference import ReferenceEngine
 from search.racing import race_order
@@ -109,13 +111,17 @@ class Evaluator:
         return self._engine_kind(model, seen, resolve_quantizer(self.quantizer))
 
     def _seen(self) -> dict[str, Histogram]:
-        """What calibration saw of every operand, from the cache or from two passes."""
+        """What calibration saw of every operand, from the cache or from two passes.
+
+        Its sums are in floating point: other libraries or another processor may see otherwise.
+        """
         key = digest_of(
             {
                 "calibration": self.calibration.digest,
                 "model": self.card.digest,
                 "device": torch.device(self.device).type,
-                "version": calibrate.VERSION,
+                "version": [calibrate.VERSION, torch.__version__, timm.__version__],
+                "processor": processor().decode(errors="replace"),
             }
         )
         if self.calibrations is not None and (known := self.calibrations.load(key)) is not None:

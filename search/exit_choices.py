@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import torch
 
 from search.errors import BadInput, ExitbitsError
 from search.front import as_points, front_indices
@@ -238,8 +237,11 @@ class Line:
 def _sums(values: np.ndarray) -> np.ndarray:
     """Sums of the first 0, 1, ..., N values of each row, ``[L, N + 1]``.
 
-    By torch, which takes a sixth of the time that :func:`numpy.cumsum` does.
+    By torch, which takes a sixth of the time that :func:`numpy.cumsum` does. Loaded here, since
+    whoever has a trace to harvest has it loaded, and a command's arguments are read without it.
     """
+    import torch
+
     sums = np.zeros((len(values), values.shape[1] + 1))
     torch.cumsum(
         torch.from_numpy(values), dim=1, dtype=torch.float64, out=torch.from_numpy(sums)[:, 1:]

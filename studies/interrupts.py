@@ -18,6 +18,8 @@ def watch(*more: signal.Signals) -> None:
 
     What the process was started to ignore (as by ``nohup``) it goes on ignoring.
     """
+    global _seen
+    _seen = False
     for number in (signal.SIGINT, *more):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _remember)

@@ -82,9 +82,7 @@ def load_kernels() -> ctypes.CDLL | None:
     try:
         version = _output([compiler, "--version"])
         name = hashlib.sha256(
-            b"\0".join(
-                [*sources.values(), version.encode(), " ".join(FLAGS).encode(), _processor()]
-            )
+            b"\0".join([*sources.values(), version.encode(), " ".join(FLAGS).encode(), processor()])
         ).hexdigest()[:32]
         library = default_cache_folder() / "kernels" / f"{name}.so"
         if not library.exists():
@@ -128,8 +126,8 @@ def _output(command: list[str]) -> str:
     ).stdout
 
 
-def _processor() -> bytes:
-    """What the compiler makes of ``native``: machines of a cluster may share one folder."""
+def processor() -> bytes:
+    """What this machine's processor is and can: machines of a cluster may share one folder."""
     try:
         lines = Path("/proc/cpuinfo").read_bytes().splitlines()
     except OSError:

@@ -28,7 +28,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", default=default_cache_folder(),
-        help="folder of shared traces and tables (default %(default)s)",
+        help="folder of shared traces, calibrations and tables (default %(default)s)",
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def add_study_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the study (default: what the file says)")
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", default=default_cache_folder(),
-        help="folder of shared traces (default %(default)s)",
+        help="folder of shared traces and calibrations (default %(default)s)",
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", default=default_cache_folder(),
-        help="folder of shared traces (default %(default)s)",
+        help="folder of shared traces and calibrations (default %(default)s)",
     )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="where models run (default %(default)s)")
     parser.add_argument(

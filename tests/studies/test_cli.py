@@ -213,6 +213,8 @@ def test_bad_input_is_one_line_and_changes_nothing(
         "from studies.cli import main; main(['front', 'small', '--json'])",
         "from studies.cli import main; main(['status'])",
         "from studies.cli import main; main(['pick', 'small', '--knee'])",
+        # Every command reads its arguments without them, so that a wrong one is told at once.
+        "from studies.cli import COMMANDS, build_parser; [build_parser(one) for one in COMMANDS]",
     ],
 )
 def test_reading_commands_load_neither_torch_nor_timm(finished: StudyStore, body: str) -> None:
