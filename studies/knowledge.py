@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,6 @@ import numpy as np
 from search.evaluation import GIGA, Evaluation
 from search.policy import Policy
 from search.surrogate import Surrogate
-from search.tables import SensitivityTables
 from studies.database import StoreUnavailable
 from studies.records import StudyRecord
 
@@ -23,23 +23,23 @@ class StudyKnowledge:
     """Front, measured bits and pending policies of one study.
 
     Args:
-        store: where they are recorded.
+        store: where they are recorded; its tables are used as soon as it has them.
         record: the study.
-        tables: measured sensitivities, where they are at hand.
     """
 
-    def __init__(
-        self, store: StudyStore, record: StudyRecord, tables: SensitivityTables | None
-    ) -> None:
+    def __init__(self, store: StudyStore, record: StudyRecord) -> None:
         self._store, self._name = store, record.config.name
         self._known = store.known_front(self._name)
         self._details: dict[int, Evaluation] = {}
-        self.surrogate = Surrogate(record.space, record.ledger, tables)
+        self.surrogate = Surrogate(record.space, record.ledger, store.tables.get(self._name))
         self.reference_gbops = record.ledger.full_depth_macs * 8**2 / GIGA
 
     def learn(self) -> None:
         """Read what is new."""
         self._known.learn()
+        tables = self._store.tables.get(self._name)
+        if tables is not self.surrogate.tables:
+            self.surrogate = replace(self.surrogate, tables=tables)
 
     def front(self) -> tuple[np.ndarray, Sequence[int]]:
         """Metric and GBOPs of the front, and the id of each evaluation.

@@ -287,7 +287,7 @@ class StudyStore(StudyReader):
             seed = int(digest_of([section.seed, stream])[:8], 16)
             from studies.knowledge import StudyKnowledge  # not needed by commands that read
 
-            knowledge = StudyKnowledge(self, record, self.tables.get(name))
+            knowledge = StudyKnowledge(self, record)
             study = optuna.load_study(
                 study_name=name,
                 storage=self.storage,

@@ -24,6 +24,7 @@ from studies.records import HARVEST, Claim
 from studies.store import StudyStore
 
 if TYPE_CHECKING:
+    from search.sensitivity import SensitivityMeter
     from studies.measuring import Measurer
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ class Worker:
     Attributes:
         store: where trials come from.
         registration: this worker's entry, which keeps its lease.
-        caches: shared with other processes; sensitivities are read and never measured here.
+        caches: shared with other processes. Sensitivities are taken up when another command has
+            measured them, and never measured here.
         study: the only one to serve, or None for all.
         until_done: whether to end when the study's budget is spent.
         parent: pid of the launcher, whose end is this worker's; None for a service.
@@ -58,7 +60,9 @@ class Worker:
     stream: str | None = None
     device: str = "cpu"
     stopping: bool = False
-    _measurers: OrderedDict[str, Measurer] = field(default_factory=OrderedDict)
+    _opened: OrderedDict[str, tuple[Measurer, SensitivityMeter]] = field(
+        default_factory=OrderedDict
+    )
     _refused: set[str] = field(default_factory=set)
 
     def stop(self) -> None:
@@ -97,7 +101,7 @@ class Worker:
             if name in self._refused:
                 continue
             try:
-                self._measurer(name)  # before the claim: a model that cannot be used costs none
+                self._open(name)  # before the claim: a model that cannot be used costs none
             except BadInput as error:
                 if self.study:
                     raise
@@ -123,7 +127,7 @@ class Worker:
     def _compute(self, claim: Claim) -> Callable[[], None]:
         """Evaluate, and return how to record what came of it, however long the store is away."""
         try:
-            found = self._measurer(claim.study).measure(claim.policy)
+            found = self._open(claim.study).measure(claim.policy)
         except (OSError, ExitbitsError) as error:
             # The data or the disk, not the policy: others may fare better with the trial.
             self.store.claims.give_back(claim.lease)
@@ -137,10 +141,20 @@ class Worker:
             claim, found.evaluation, *more, attributes=found.attributes, patience_s=DAY_S
         )
 
-    def _measurer(self, name: str) -> Measurer:
-        if name in self._measurers:
-            self._measurers.move_to_end(name)
-            return self._measurers[name]
+    def _open(self, name: str) -> Measurer:
+        if name not in self._opened:
+            self._opened[name] = self._load(name)
+        self._opened.move_to_end(name)
+        while len(self._opened) > KEPT_MODELS:
+            self._opened.popitem(last=False)
+        measurer, meter = self._opened[name]
+        # Sensitivities may be measured, by another command, while the study is served.
+        if name not in self.store.tables and (tables := meter.known()) is not None:
+            self.store.tables[name] = tables
+            log.info("study %s: sensitivity tables found", name)
+        return measurer
+
+    def _load(self, name: str) -> tuple[Measurer, SensitivityMeter]:
         from search.sensitivity import SensitivityMeter
         from studies.measuring import Measurer
         from studies.workload import open_study_evaluator
@@ -149,20 +163,11 @@ class Worker:
         evaluator = open_study_evaluator(
             record, self.caches.traces, self.caches.calibrations, self.device
         )
-        granularity = record.config.space.granularity
-        tables = SensitivityMeter(evaluator, granularity, self.caches.tables).known()
-        if tables is not None:
-            self.store.tables[name] = tables
-        measurer = Measurer(
-            evaluator,
-            record.space,
-            record.config.trial,
-            self.store.known_front(name),
+        known = self.store.known_front(name)
+        return (
+            Measurer(evaluator, record.space, record.config.trial, known),
+            SensitivityMeter(evaluator, record.config.space.granularity, self.caches.tables),
         )
-        self._measurers[name] = measurer
-        while len(self._measurers) > KEPT_MODELS:
-            self._measurers.popitem(last=False)
-        return measurer
 
 
 def refuse_unknown_device(device: str) -> None:

@@ -108,7 +108,7 @@ def test_recovered_models_and_policies_outside_the_space_are_no_parents(
             Contribution("full precision", measure(outside)),
         ],
     )
-    knowledge = StudyKnowledge(store, record, None)
+    knowledge = StudyKnowledge(store, record)
     knowledge.learn()
     points, keys = knowledge.front()
     policies = [one.policy for one in knowledge.evaluations(keys)]
@@ -135,7 +135,8 @@ def test_it_prefers_bits_where_damage_is_small(store: StudyStore) -> None:
         {names[0]: row(1, 300.0), names[1]: row(2, 0.0)},
         {names[0]: row(1, 1.0), names[1]: row(2, 1.0)},
     )
-    knowledge = StudyKnowledge(store, record, tables)
+    knowledge = StudyKnowledge(store, record)
+    store.tables["small"] = tables  # found while the study is being served
     sampler = ApqSampler(3, knowledge)
     study = optuna.load_study(study_name="small", storage=store.storage, sampler=sampler)
     space = sampler.infer_relative_search_space(study, study.trials[-1])
@@ -151,7 +152,7 @@ def test_the_same_seed_proposes_the_same(store: StudyStore) -> None:
     study = optuna.load_study(study_name="small", storage=store.storage)
 
     def propose(seed: int) -> dict[str, object]:
-        sampler = ApqSampler(seed, StudyKnowledge(store, record, None))
+        sampler = ApqSampler(seed, StudyKnowledge(store, record))
         space = sampler.infer_relative_search_space(study, study.trials[-1])
         return sampler.sample_relative(study, study.trials[-1], space)
 
