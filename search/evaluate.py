@@ -16,6 +16,7 @@ import timm
 import torch
 from torch import Tensor
 
+from search.caching import processor
 from search.cost import Ledger
 from search.data.splits import Split
 from search.digest import digest_of
@@ -26,7 +27,6 @@ from search.models.early_exit import EarlyExitModel
 from search.policy import Policy
 from search.quantize import calibrate
 from search.quantize.engines import resolve_engine
-from search.quantize.native import processor
 from search.quantize.ranges import resolve_quantizer
 from search.quantize.reference import ReferenceEngine
 from search.racing import race_order

@@ -20,8 +20,6 @@ what was found are kept as well where they are not dominated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from search.errors import ExitbitsError
@@ -33,14 +31,6 @@ SWEEPS = 4
 LINE_POINTS = 64
 LINE_ROUNDS = 2
 AT_ONCE = 4_000_000  # vectors times samples: bounds the memory, 32 MB an array
-
-
-@dataclass
-class _Path:
-    """What is ahead of each sample from some exit on, summed along its path: ``[L, N]`` each."""
-
-    risk: np.ndarray  # loss + alpha * flips
-    cost: np.ndarray
 
 
 def harvest(
@@ -179,18 +169,18 @@ def _lines(choices: ExitChoices, alpha: float, chosen: np.ndarray) -> np.ndarray
     reached = _reach(choices, chosen)
     relative = choices.path_bops / choices.path_bops[-1]
     samples = (len(chosen), len(choices.trace))
-    path = _Path(
-        np.broadcast_to(choices.loss[:, -1], samples), np.broadcast_to(relative[-1], samples)
-    )
+    # What is still ahead of a sample: risk, which is loss and alpha times flips, and cost.
+    risk_ahead = np.broadcast_to(choices.loss[:, -1], samples)
+    cost_ahead = np.broadcast_to(relative[-1], samples)
     risks, costs, which = [], [], []
     # What each candidate of an exit adds to the whole policy's figures.
     for e in reversed(range(len(choices.lines))):
         line = choices.lines[e]
         picks = np.unique(np.linspace(0, len(line.counts) - 1, LINE_POINTS).astype(np.int64))
-        risk = line.prefix((choices.loss[:, e] - path.risk) * reached[e])
+        risk = line.prefix((choices.loss[:, e] - risk_ahead) * reached[e])
         if alpha:
             risk += alpha * line.flips(reached[e])
-        cost = line.prefix((relative[e] - path.cost) * reached[e])
+        cost = line.prefix((relative[e] - cost_ahead) * reached[e])
         now = chosen[:, e, None]
         risks.append(risk[:, picks] - np.take_along_axis(risk, now, axis=1))
         costs.append(cost[:, picks] - np.take_along_axis(cost, now, axis=1))
@@ -199,11 +189,11 @@ def _lines(choices: ExitChoices, alpha: float, chosen: np.ndarray) -> np.ndarray
             np.stack([np.full(rows.size, e), rows.ravel(), picks[columns.ravel()]], axis=1)
         )
         leaves = _leaves(choices, chosen, e)
-        path.risk = _either(leaves, choices.loss[:, e], path.risk)
-        path.cost = _either(leaves, relative[e], path.cost)
+        risk_ahead = _either(leaves, choices.loss[:, e], risk_ahead)
+        cost_ahead = _either(leaves, relative[e], cost_ahead)
         if alpha:
-            path.risk += alpha * _flips_at(choices, leaves, chosen, e)
-    risk, cost = path.risk.sum(axis=1)[:, None], path.cost.sum(axis=1)[:, None]
+            risk_ahead += alpha * _flips_at(choices, leaves, chosen, e)
+    risk, cost = risk_ahead.sum(axis=1)[:, None], cost_ahead.sum(axis=1)[:, None]
     points = as_points(
         1 - np.concatenate([(risk + more).ravel() for more in risks]) / samples[1],
         np.concatenate([(cost + more).ravel() for more in costs]) / samples[1],

@@ -26,7 +26,7 @@ def watch(*more: signal.Signals) -> None:
 
 
 def raise_if_seen() -> None:
-    """Raise KeyboardInterrupt if one came since :func:`watch` and did not get through."""
+    """Raise KeyboardInterrupt if one came since :func:`watch`: whoever asks had not heard of it."""
     global _seen
     if _seen:
         _seen = False

@@ -102,6 +102,7 @@ class Worker:
                 continue
             try:
                 self._open(name)  # before the claim: a model that cannot be used costs none
+                self._take_up_tables(name)
             except BadInput as error:
                 if self.study:
                     raise
@@ -147,12 +148,13 @@ class Worker:
         self._opened.move_to_end(name)
         while len(self._opened) > KEPT_MODELS:
             self._opened.popitem(last=False)
-        measurer, meter = self._opened[name]
-        # Sensitivities may be measured, by another command, while the study is served.
-        if name not in self.store.tables and (tables := meter.known()) is not None:
+        return self._opened[name][0]
+
+    def _take_up_tables(self, name: str) -> None:
+        """Have the sampler use sensitivities that a command has measured, even just now."""
+        if name not in self.store.tables and (tables := self._opened[name][1].known()) is not None:
             self.store.tables[name] = tables
             log.info("study %s: sensitivity tables found", name)
-        return measurer
 
     def _load(self, name: str) -> tuple[Measurer, SensitivityMeter]:
         from search.sensitivity import SensitivityMeter

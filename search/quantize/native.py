@@ -10,7 +10,6 @@ import ctypes
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from search.caching import default_cache_folder
+from search.caching import default_cache_folder, processor
 
 log = logging.getLogger(__name__)
 
@@ -124,17 +123,6 @@ def _output(command: list[str]) -> str:
     return subprocess.run(
         command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S
     ).stdout
-
-
-def processor() -> bytes:
-    """What this machine's processor is and can: machines of a cluster may share one folder."""
-    try:
-        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
-    except OSError:
-        return platform.processor().encode() + platform.machine().encode()
-    return b"\n".join(
-        sorted({x for x in lines if x.startswith((b"flags", b"Features", b"model name"))})
-    )
 
 
 def _sources() -> dict[str, bytes]:

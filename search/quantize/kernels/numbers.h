@@ -12,13 +12,14 @@ namespace {
 
 constexpr int COLUMNS = 16; // of a packed panel, and numbers worked on together
 
+typedef float HalfFloats __attribute__((vector_size(32)));
+typedef int32_t HalfInts __attribute__((vector_size(32)));
+
 #if defined(__AVX512F__)
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef float LooseFloats __attribute__((vector_size(64), aligned(4)));
 typedef int32_t LooseInts __attribute__((vector_size(64), aligned(4)));
-typedef float HalfFloats __attribute__((vector_size(32)));
-typedef int32_t HalfInts __attribute__((vector_size(32)));
 
 inline Floats load(const float *from) { return *reinterpret_cast<const LooseFloats *>(from); }
 inline Ints load(const int32_t *from) { return *reinterpret_cast<const LooseInts *>(from); }
@@ -38,8 +39,6 @@ template <class Half, class Whole> inline Half high(Whole value) {
   return __builtin_shufflevector(value, value, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 #else
-typedef float HalfFloats __attribute__((vector_size(32)));
-typedef int32_t HalfInts __attribute__((vector_size(32)));
 typedef float LooseFloats __attribute__((vector_size(32), aligned(4)));
 typedef int32_t LooseInts __attribute__((vector_size(32), aligned(4)));
 
