@@ -17,7 +17,7 @@ from typing import Literal
 from search.errors import BadInput, unknown_choice
 from studies.commands.common import STORE
 from studies.config import MAX_TRIALS, StudyConfig, load_config, preset_names
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 MAX_TEXT = 65_536
 MAX_AT_ONCE = 2

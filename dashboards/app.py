@@ -10,11 +10,17 @@ from dash import Dash, Input, Output, State, dcc, html
 from flask import Response
 
 from dashboards import actions
-from dashboards.pages import compare, front, front_callbacks, launch, parts, policy, studies
+from dashboards.pages import parts
+from dashboards.pages.compare import layout as compare
+from dashboards.pages.launch import layout as launch
+from dashboards.pages.policy import layout as policy
+from dashboards.pages.studies import layout as studies
+from dashboards.pages.study import callbacks as front_callbacks
+from dashboards.pages.study import layout as front
 from dashboards.security import CSRF_COOKIE, CSRF_HEADER, LOOPBACK, Guard
 from dashboards.snapshot import Snapshots
 from search.errors import ExitbitsError
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 NAVIGATION = (("Studies", "/"), ("Compare", "/compare"), ("Launch", "/launch"))
 

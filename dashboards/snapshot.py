@@ -13,10 +13,10 @@ import numpy as np
 
 from dashboards.staircase import Staircase, course_of
 from search.front import as_points, front_indices
-from studies.fleet import WorkerState, list_workers
 from studies.fronts import FrontSummary
-from studies.reading import StudyReader
 from studies.records import Progress, Recorded, StudyRecord
+from studies.store.reader import StudyReader
+from studies.store.workers import WorkerState, list_workers
 
 KINDS = ("anchor", "proposed", "harvest", "method")
 KEPT_ROWS = 500_000  # of the studies looked at last; about a kilobyte each

@@ -20,17 +20,17 @@ from search.caching import processor
 from search.cost import Ledger
 from search.data.splits import Split
 from search.digest import digest_of
-from search.evaluation import Evaluation, judge
-from search.histograms import Histogram
+from search.engines.base import resolve_engine
+from search.engines.reference import ReferenceEngine
 from search.models.card import RECOVERED_FROM, InputSpec, ModelCard
 from search.models.early_exit import EarlyExitModel
 from search.policy import Policy
-from search.quantize import calibrate
-from search.quantize.engines import resolve_engine
+from search.quantize import calibration as calibrate
+from search.quantize.histograms import Histogram
 from search.quantize.ranges import resolve_quantizer
-from search.quantize.reference import ReferenceEngine
-from search.racing import race_order
+from search.results import Evaluation, judge
 from search.tasks import Task, resolve_task
+from search.thresholds.racing import race_order
 from search.trace import ExitTrace
 
 ORDER = 1  # version of the order in which images make up batches

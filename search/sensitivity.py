@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from search.apq import AllocationProblem
+from search.bits.allocation import AllocationProblem
+from search.bits.tables import Sensitivity, SensitivityTables
 from search.cost import group_of
 from search.data.splits import Split
 from search.digest import digest_of
+from search.engines.reference import ReferenceEngine
 from search.errors import BadInput
 from search.evaluate import Evaluator, normalized_batches
 from search.policy import FULL_PRECISION, QUANTIZED_BITS, Granularity, Policy
-from search.quantize.reference import ReferenceEngine
-from search.tables import Sensitivity, SensitivityTables
 
 IMAGES = 256
 VERSION = 1

@@ -19,9 +19,10 @@ from pydantic import (
 )
 
 from search.data import DATASETS
+from search.engines import ENGINES
 from search.errors import BadInput, unknown_choice
 from search.policy import ALLOWED_BITS, QUANTIZED_BITS
-from search.quantize import ENGINES, QUANTIZERS
+from search.quantize import QUANTIZERS
 from studies.samplers import SAMPLERS
 
 MAX_NAME = 100

@@ -15,11 +15,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from search.evaluation import GIGA, Evaluation
 from search.front import as_points, front_indices, hypervolume, knee
 from search.policy import FULL_PRECISION
+from search.results import GIGA, Evaluation
 from studies.records import Recorded, StudyRecord
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 COLUMNS = (
     "digest", "trial", "source", "accuracy", "accuracy_se", "gbops", "gbops_p95", "reduction",

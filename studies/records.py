@@ -10,9 +10,9 @@ from typing import Any, Literal
 from search.cost import Ledger
 from search.policy import Policy
 from search.space import PolicySpace
-from studies.claims import Lease
 from studies.config import StudyConfig, parse_config
 from studies.samplers import SAMPLERS
+from studies.store.claims import Lease
 
 ANCHOR = "anchor"
 HARVEST = "harvest"

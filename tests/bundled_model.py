@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from search.evaluate import Evaluator, TraceCache
 from studies.config import parse_config
-from studies.workload import open_evaluator
+from studies.work.opening import open_evaluator
 
 
 def open_bundled(calibration_images: int, cache: TraceCache | None = None) -> Evaluator:

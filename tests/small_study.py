@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from search.cost import Ledger, Op
-from search.evaluation import Evaluation, judge
 from search.policy import Policy
+from search.results import Evaluation, judge
 from search.tasks import resolve_task
 from search.trace import ExitTrace
 from studies.records import HARVEST
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 FIELDS = {
     "name": "small",

@@ -14,7 +14,7 @@ from running import ROOT
 from dashboards.commands import serve
 from studies.cli import COMMANDS, added_commands, build_parser
 from studies.commands.common import STORE
-from studies.database import PASSWORD_FILE, parse_url
+from studies.store.database import PASSWORD_FILE, parse_url
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -107,7 +107,7 @@ def test_services_wait_for_what_they_need() -> None:
 
 
 def test_workers_are_unprivileged_and_drain_before_they_are_killed() -> None:
-    from studies.claims import LEASE_S
+    from studies.store.claims import LEASE_S
 
     for name in OURS:
         service = SERVICES[name]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dashboards.report import write_front_page
+from dashboards.report.page import write_front_page
 from search.errors import BadInput
 from studies.commands.common import add_store, read_store
 from studies.fronts import FrontSummary
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

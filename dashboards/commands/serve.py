@@ -12,8 +12,8 @@ from pathlib import Path
 from dashboards.security import LOOPBACK, MAX_BODY, MIN_TOKEN
 from search.errors import BadInput, ExitbitsError
 from studies.commands.common import add_store, read_store
-from studies.database import EmptyStore
-from studies.store import StudyStore
+from studies.store.database import EmptyStore
+from studies.store.writer import StudyStore
 
 TOKEN, TOKEN_FILE = "EXITBITS_TOKEN", "EXITBITS_TOKEN_FILE"
 THREADS = 8

@@ -10,7 +10,7 @@ from dash import dcc, html
 
 from dashboards import theme
 from search.errors import ExitbitsError
-from studies.database import StoreUnavailable
+from studies.store.database import StoreUnavailable
 
 POLL_MS = 2000
 

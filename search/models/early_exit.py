@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from search.cost import Kind, Ledger, Op, Part
-from search.models.adapters import BackboneAdapter, adapt
+from search.models.backbones.vit import BackboneAdapter, adapt
 from search.models.counted import Counted, MatMul, counted_modules
 from search.models.heads import resolve_head
 
@@ -21,7 +21,7 @@ class EarlyExitModel(nn.Module):
     pretrained model keeps its accuracy at full depth.
 
     Args:
-        backbone: a timm model that :func:`search.models.adapters.adapt` knows.
+        backbone: a timm model that :func:`search.models.backbones.vit.adapt` knows.
         exit_blocks: ascending block numbers (1-based) that an exit follows; the last is the depth.
         head: name of the head used at every exit but the last.
         classes: number of classes.

@@ -1,9 +1,4 @@
-"""Quantizers, calibration and execution engines."""
-
-ENGINES: dict[str, str] = {
-    "fast": "search.quantize.fast:FastEngine",
-    "reference": "search.quantize.reference:ReferenceEngine",
-}
+"""Quantizers: how numbers become codes. A registry by name, without torch."""
 
 QUANTIZERS: dict[str, str] = {
     "minmax": "search.quantize.ranges:MinMax",

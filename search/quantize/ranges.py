@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search.histograms import Histogram
 from search.quantize import QUANTIZERS
+from search.quantize.histograms import Histogram
 from search.registry import resolve
 
 

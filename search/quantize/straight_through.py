@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from search.models.counted import MatMul, counted_modules
 from search.models.early_exit import EarlyExitModel
 from search.policy import FULL_PRECISION
-from search.quantize.calibrate import Batches, calibrate, operands
+from search.quantize.calibration import Batches, calibrate, operands
 from search.quantize.ranges import AffineRange, Quantizer
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from search.maqee_settings import MaqeeSettings
+from search.methods.settings import MaqeeSettings
 from studies.commands.common import read_store
 from studies.commands.method_options import (
     add_models,
@@ -22,7 +22,7 @@ from studies.commands.method_options import (
     read_training,
 )
 from studies.fronts import FrontSummary
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 if TYPE_CHECKING:
     from search.sensitivity import Additivity
@@ -46,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
     record = store.get(args.study)
     console = Console(stderr=True)
 
-    from search.baselines import BaselineSet, trained_baselines
-    from studies.contributions import Contribution, contribute
-    from studies.methods import bar, open_workbench, recovery_bar
+    from search.methods.baselines import BaselineSet, trained_baselines
+    from studies.methods.bench import bar, open_workbench, recovery_bar
+    from studies.store.contributions import Contribution, contribute
 
     bench = open_workbench(record, args.cache, settings, console, read_training(args))
     additivity = bench.additivity()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from search.data.splits import HELD_OUT_SPLITS
 from search.errors import BadInput
-from search.evaluation import GIGA, Evaluation
-from studies.bundle import read_bundle, same_figures
+from search.results import GIGA, Evaluation
 from studies.commands.common import add_json
+from studies.policy_file import read_bundle, same_figures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         model = config.model.model_copy(update={"checkpoint": args.checkpoint})
         config = config.model_copy(update={"model": model})
 
-    from studies.workload import open_evaluator
+    from studies.work.opening import open_evaluator
 
     evaluator = open_evaluator(config, split=args.split, engine=recorded.engine)
     if evaluator.card.digest != bundle.model_digest:

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from search.errors import BadInput
-from studies.bundle import PolicyBundle, write_bundle
 from studies.commands.common import add_json, add_store, print_front, read_store
 from studies.fronts import FrontSummary
-from studies.store import StudyStore
+from studies.policy_file import PolicyBundle, write_bundle
+from studies.store.writer import StudyStore
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

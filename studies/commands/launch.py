@@ -11,18 +11,18 @@ from pathlib import Path
 
 from rich.console import Console
 
+from search.disk_cache import DiskTraceCache
 from search.errors import ExitbitsError
-from studies import interrupts
-from studies.cache import DiskTraceCache
+from studies.commands import interrupts
 from studies.commands.common import check_writable, file_name, positive, print_front, read_store
+from studies.commands.progress import ProgressDisplay
 from studies.commands.submit import add_study_source, open_study
 from studies.config import load_config
-from studies.fleet import release_dead
 from studies.fronts import FrontSummary
 from studies.launchers.local import LocalWorkers, usable_cores
-from studies.progress import ProgressDisplay
 from studies.records import Recorded, StudyRecord
-from studies.store import StudyStore
+from studies.store.workers import release_dead
+from studies.store.writer import StudyStore
 
 POLL_S = 0.5
 INTERRUPTED = 130

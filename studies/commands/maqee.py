@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from search.evaluation import GIGA
-from search.maqee import refuse_impossible
-from search.maqee_settings import MaqeeSettings
+from search.methods.maqee import refuse_impossible
+from search.methods.settings import MaqeeSettings
+from search.results import GIGA
 from studies.commands.common import positive, read_store
 from studies.commands.method_options import (
     add_models,
@@ -24,14 +24,14 @@ from studies.commands.method_options import (
     print_table,
     read_training,
 )
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 if TYPE_CHECKING:
-    from search.evaluation import Evaluation
-    from search.maqee import MaqeeResult
-    from search.risk_terms import RiskTerms
-    from studies.methods import Workbench
-    from studies.recovery import Recovery
+    from search.methods.maqee import MaqeeResult
+    from search.results import Evaluation
+    from search.risk.terms import RiskTerms
+    from studies.methods.bench import Workbench
+    from studies.methods.recovery import Recovery
 
 SOURCE = "MAQEE"
 RECOVERED = "MAQEE+recovery"
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_impossible(record.space, record.ledger, min(args.budgets) * GIGA)
     console = Console(stderr=True)
 
-    from studies.methods import open_workbench
+    from studies.methods.bench import open_workbench
 
     bench = open_workbench(record, args.cache, settings, console, read_training(args))
     rows: list[dict[str, Any]] = []
@@ -116,9 +116,9 @@ def _search(
     store: StudyStore, bench: Workbench, budget: float, console: Console
 ) -> tuple[MaqeeResult, dict[str, Any]]:
     """Run the loop under a budget in GBOPs and record what it finds."""
-    from search.maqee import Maqee
-    from studies.contributions import Contribution, contribute
-    from studies.methods import bar
+    from search.methods.maqee import Maqee
+    from studies.methods.bench import bar
+    from studies.store.contributions import Contribution, contribute
 
     started = time.monotonic()
     with bar(console) as shown:
@@ -142,8 +142,8 @@ def _recover(
     console: Console,
 ) -> dict[str, Any]:
     """Recover the model for a result's policy, choose its thresholds anew, and record it."""
-    from studies.contributions import Contribution, contribute
-    from studies.methods import recovery_bar
+    from studies.methods.bench import recovery_bar
+    from studies.store.contributions import Contribution, contribute
 
     started = time.monotonic()
     policy = result.policy

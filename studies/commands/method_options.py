@@ -13,12 +13,12 @@ from rich.text import Text
 
 from search.caching import default_cache_folder
 from search.errors import BadInput
-from search.maqee_settings import MaqeeSettings
+from search.methods.settings import MaqeeSettings
 from studies.commands.common import add_json, add_store, stdout_console
 from studies.fronts import FrontSummary
 
 if TYPE_CHECKING:
-    from search.recover import RecoverRecipe
+    from search.training.recovery import RecoverRecipe
 
 
 def add_study(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +71,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 
 def read_recipe(args: argparse.Namespace) -> RecoverRecipe:
     """The recovery's hyperparameters, with torch's modules imported."""
-    from search.recover import RecoverRecipe
+    from search.training.recovery import RecoverRecipe
 
     names = ("steps", "batch_size", "learning_rate", "seed")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}

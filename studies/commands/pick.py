@@ -9,11 +9,11 @@ from pathlib import Path
 
 from search.errors import BadInput, NoPolicyFound
 from search.front import best_under, cheapest_above, knee
-from studies.bundle import PolicyBundle, write_bundle
 from studies.commands.common import add_json, add_store, read_store
 from studies.fronts import FrontSummary
+from studies.policy_file import PolicyBundle, write_bundle
 from studies.records import Recorded
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 
 def _finite(text: str) -> float:

@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from search.errors import BadInput
-from studies.bundle import read_bundle, write_bundle
 from studies.commands.common import check_writable
 from studies.commands.method_options import add_recovery, check_data, read_recipe
+from studies.policy_file import read_bundle, write_bundle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,13 +38,13 @@ def run(args: argparse.Namespace) -> int:
     check_writable(args.output, "-o")
     console = Console(stderr=True)
 
-    from search.maqee_settings import MaqeeSettings
-    from search.outer import OuterProblem
-    from search.recipes import open_training_data
+    from search.methods.outer import OuterProblem
+    from search.methods.settings import MaqeeSettings
     from search.space import PolicySpace
-    from studies.methods import recovery_bar
-    from studies.recovery import Recovery
-    from studies.workload import open_evaluator
+    from search.training.recipes import open_training_data
+    from studies.methods.bench import recovery_bar
+    from studies.methods.recovery import Recovery
+    from studies.work.opening import open_evaluator
 
     evaluator = open_evaluator(bundle.study)
     if evaluator.card.digest != bundle.model_digest:

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from studies.commands.common import add_json, add_store, read_store, stdout_console
-from studies.fleet import WorkerState, list_workers
 from studies.fronts import FrontSummary
-from studies.store import StudyStore
+from studies.store.workers import WorkerState, list_workers
+from studies.store.writer import StudyStore
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

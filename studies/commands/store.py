@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from studies.commands.common import add_store, read_store
-from studies.database import Database
+from studies.store.database import Database
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import sys
 
 from search.errors import BadInput
 from studies.commands.common import add_store, read_store, refuse_password
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _exchange(store: StudyStore, args: argparse.Namespace) -> None:
-    from studies.exchange import export_study, import_study
+    from studies.store.exchange import export_study, import_study
 
     refuse_password(args.database)
     copy = export_study if args.action == "export" else import_study

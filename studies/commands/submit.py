@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.text import Text
 
 from search.caching import default_cache_folder
+from search.disk_cache import DiskTraceCache
 from search.errors import BadInput
-from studies.cache import DiskTraceCache
-from studies.checkpoints import checkpoint_digest
+from search.models.bundled import checkpoint_digest
 from studies.commands.common import add_store, positive, read_store
 from studies.config import StudyConfig, load_config
-from studies.database import EmptyStore
 from studies.records import StudyRecord
-from studies.store import StudyStore
+from studies.store.database import EmptyStore
+from studies.store.writer import StudyStore
 
 
 def add_study_source(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +86,7 @@ def open_study(
 
 
 def _measure(config: StudyConfig, cache: DiskTraceCache, console: Console) -> StudyRecord:
-    from search.quantize.native import load_kernels
+    from search.engines.cpu.native import load_kernels
 
     # The compiler takes about as long as loading torch and measuring the reference. Not a daemon:
     # killed in the middle it would leave its folder in the cache.
@@ -95,7 +95,7 @@ def _measure(config: StudyConfig, cache: DiskTraceCache, console: Console) -> St
         compiling.start()
     with console.status(Text(f"measuring the full-precision reference of {config.name}")):
         from search.evaluate import measure_reference
-        from studies.workload import open_evaluator
+        from studies.work.opening import open_evaluator
 
         evaluator = open_evaluator(config, cache=cache)
         record = StudyRecord(

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.data.is_dir():
         raise BadInput(f"no folder {str(args.data)!r}: --data names the folder of the images")
 
-    from search.recipes import train_recipe
+    from search.training.recipes import train_recipe
 
     overrides = {
         "epochs": args.epochs,

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from search.caching import default_cache_folder
-from studies.cache import DiskCaches
+from search.disk_cache import DiskCaches
 from studies.commands.common import add_store, positive, read_store
 from studies.launchers.local import usable_cores
 
@@ -47,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     caches = DiskCaches(args.cache)
 
-    from studies.fleet import Registration, default_worker_name
-    from studies.store import StudyStore
-    from studies.worker import Worker, refuse_unknown_device
+    from studies.store.workers import Registration, default_worker_name
+    from studies.store.writer import StudyStore
+    from studies.work.worker import Worker, refuse_unknown_device
 
     store = StudyStore(read_store(args))
     if args.study:

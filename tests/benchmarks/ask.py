@@ -21,13 +21,13 @@ from common import machine, parse, show, spread
 from rich.table import Table
 from store import record_of_study, wide_ledger
 
-from search.evaluation import Evaluation, judge
 from search.policy import Policy
+from search.results import Evaluation, judge
 from search.tasks import resolve_task
 from search.trace import ExitTrace
 from studies.config import parse_config
-from studies.contributions import Contribution, contribute
-from studies.store import StudyStore
+from studies.store.contributions import Contribution, contribute
+from studies.store.writer import StudyStore
 
 
 def evaluate(policy: Policy, rng: np.random.Generator) -> Evaluation:

@@ -45,13 +45,13 @@ from running import command_env, command_line
 from store import record_of_study, wide_ledger
 
 from dashboards.security import CSRF_COOKIE, CSRF_HEADER
-from search.evaluation import Evaluation, judge
 from search.policy import Policy
+from search.results import Evaluation, judge
 from search.tasks import resolve_task
 from search.trace import ExitTrace
 from studies.records import Recorded
-from studies.schema import evaluations, trials
-from studies.store import StudyStore
+from studies.store.schema import evaluations, trials
+from studies.store.writer import StudyStore
 
 EVALUATIONS = 50
 NEWS = 100
@@ -67,8 +67,8 @@ TASK = resolve_task("classification")
 
 OPTUNA_DASHBOARD = """
 import sys, waitress, optuna_dashboard
-from studies.database import Database
-from studies.storage import StoreStorage
+from studies.store.database import Database
+from studies.store.optuna_storage import StoreStorage
 app = optuna_dashboard.wsgi(StoreStorage(Database(sys.argv[1], create=False)))
 server = waitress.create_server(app, host="127.0.0.1", port=int(sys.argv[2]), threads=8)
 print(f"http://127.0.0.1:{server.effective_port}", flush=True)

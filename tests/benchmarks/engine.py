@@ -80,8 +80,8 @@ def measure(model_name: str, kind: str, passes: int, quick: bool) -> dict[str, A
     """One row, in this process."""
     import torch
 
-    from search.quantize.calibrate import calibrate
-    from search.quantize.engines import resolve_engine
+    from search.engines.base import resolve_engine
+    from search.quantize.calibration import calibrate
     from search.quantize.ranges import resolve_quantizer
 
     model, batches, calibration, shape = load(model_name, quick)

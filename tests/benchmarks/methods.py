@@ -27,29 +27,29 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import machine, show
 from rich.table import Table
 
-from search.apq import AllocationProblem, Usage
-from search.baselines import BaselineSet, trained_baselines
+from search.bits.allocation import AllocationProblem, Usage
 from search.caching import default_cache_folder
 from search.data import fashion
 from search.data.fashion import FashionDataset
 from search.data.idx import read_idx_pair
+from search.disk_cache import DiskTableCache, DiskTraceCache
 from search.errors import NoPolicyFound
 from search.evaluate import Evaluator
-from search.evaluation import GIGA
-from search.maqee import Maqee
-from search.maqee_settings import MaqeeSettings
+from search.methods.baselines import BaselineSet, trained_baselines
+from search.methods.maqee import Maqee
+from search.methods.outer import Laboratory, OuterProblem
+from search.methods.settings import MaqeeSettings
+from search.models.bundled import checkpoint_path
 from search.models.checkpoint import load_checkpoint
-from search.outer import Laboratory, OuterProblem
 from search.policy import Policy
-from search.recover import RecoveredLaboratory, RecoverRecipe
-from search.risk_terms import measure_risk
+from search.results import GIGA
+from search.risk.terms import measure_risk
 from search.sensitivity import SensitivityMeter, check_additivity
 from search.space import PolicySpace
 from search.trace import ExitTrace
-from search.train import ArrayData, TrainingData
-from studies.cache import DiskTableCache, DiskTraceCache
-from studies.checkpoints import checkpoint_path
-from studies.recovery import Recovery
+from search.training.loop import ArrayData, TrainingData
+from search.training.recovery import RecoveredLaboratory, RecoverRecipe
+from studies.methods.recovery import Recovery
 
 BUDGETS = (0.085, 0.1, 0.12, 0.15, 0.2)
 DROPS = (0.005, 0.01)

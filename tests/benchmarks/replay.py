@@ -20,9 +20,9 @@ from bundled_model import open_bundled
 from common import machine, parse, show, spread
 from rich.table import Table
 
-from search.exit_choices import ExitChoices
-from search.harvest import harvest
 from search.space import PolicySpace
+from search.thresholds.candidates import ExitChoices
+from search.thresholds.harvest import harvest
 
 VECTORS = 4000
 

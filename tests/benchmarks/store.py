@@ -27,14 +27,14 @@ from delay_proxy import DelayProxy
 from postgres import Postgres, new_database
 
 from search.cost import Ledger, Op
-from search.evaluation import Evaluation, judge
 from search.policy import Policy
+from search.results import Evaluation, judge
 from search.tasks import resolve_task
 from search.trace import ExitTrace
 from studies.config import parse_config
 from studies.records import StudyRecord
-from studies.schema import evaluations, studies, trials
-from studies.store import StudyStore
+from studies.store.schema import evaluations, studies, trials
+from studies.store.writer import StudyStore
 
 DELAY_S = 0.005
 EVALUATIONS = 50
@@ -188,7 +188,7 @@ def fill(store: StudyStore, name: str, trials_to_add: int, evaluations_a_trial: 
         for key, value in values.items()
     }
     found = evaluate(policy)
-    from studies.rows import evaluation_row
+    from studies.store.rows import evaluation_row
 
     def step(connection: Any) -> None:
         row = connection.execute(

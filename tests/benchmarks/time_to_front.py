@@ -32,10 +32,10 @@ from rich.table import Table
 from search.evaluate import Evaluator, measure_reference
 from search.front import as_points, hypervolume
 from studies.config import load_config, parse_config
-from studies.known_front import KnownFront
-from studies.measuring import Measurer
+from studies.live_front import KnownFront
 from studies.records import HARVEST, StudyRecord
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
+from studies.work.measuring import Measurer
 
 ARMS: dict[str, dict[str, Any]] = {
     "ours": {},

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dashboards.attainment import attainment, dominates, needed, reached
+from dashboards.pages.compare.attainment import attainment, dominates, needed, reached
 
 # Few distinct values, so that ties and equal points come up often.
 _POINT = st.tuples(st.integers(0, 6).map(lambda one: one / 6), st.integers(1, 6).map(float))

@@ -17,12 +17,12 @@ from playwright.sync_api import Download, Page, expect
 from postgres import Postgres, new_database
 from small_study import grow
 
+from dashboards.pages.study.view import FrontView
 from dashboards.snapshot import Snapshots
-from dashboards.view import FrontView
 from search.front import best_under
-from studies.bundle import read_bundle
+from studies.policy_file import read_bundle
 from studies.records import StudyRecord
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 pytestmark = pytest.mark.browser
 

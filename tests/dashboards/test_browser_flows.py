@@ -13,7 +13,7 @@ from running import command_env, command_line
 from small_study import grow
 
 from studies.records import StudyRecord
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 pytestmark = pytest.mark.browser
 

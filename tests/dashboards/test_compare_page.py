@@ -19,9 +19,11 @@ from plotly.utils import PlotlyJSONEncoder
 from small_study import measure, small_ledger
 
 from dashboards import theme
-from dashboards.attainment import attainment
-from dashboards.compare_figures import MAX_STUDIES, band_outline, compare_figure, style_of
-from dashboards.comparison import (
+from dashboards.pages import parts
+from dashboards.pages.compare import layout as compare
+from dashboards.pages.compare import tables as compare_tables
+from dashboards.pages.compare.attainment import attainment
+from dashboards.pages.compare.comparison import (
     LEVELS,
     SHARES,
     Comparison,
@@ -30,14 +32,14 @@ from dashboards.comparison import (
     standings,
     summary_text,
 )
-from dashboards.pages import compare, compare_tables, parts
-from dashboards.pages.compare import Selection, answer, layout, written_query
+from dashboards.pages.compare.figures import MAX_STUDIES, band_outline, compare_figure, style_of
+from dashboards.pages.compare.layout import Selection, answer, layout, written_query
 from dashboards.snapshot import Snapshot, Snapshots
 from search.cost import Ledger
 from search.errors import BadInput
-from studies.database import StoreUnavailable
 from studies.records import Progress, Recorded, StudyRecord
-from studies.store import StudyStore
+from studies.store.database import StoreUnavailable
+from studies.store.writer import StudyStore
 
 Made = Callable[..., Snapshot]
 

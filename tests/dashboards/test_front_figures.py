@@ -15,17 +15,16 @@ import plotly.graph_objects as go
 import pytest
 from small_study import grow
 
-from dashboards import choosing, side_figures, theme
-from dashboards import front_figures as figures
-from dashboards import front_words as words
-from dashboards.front_events import brushes_of, pointed_at, zoom_of
-from dashboards.front_tables import table_rows
+from dashboards import theme
+from dashboards.pages.study import choosing, figures, side_figures, words
+from dashboards.pages.study.events import brushes_of, pointed_at, zoom_of
+from dashboards.pages.study.tables import table_rows
+from dashboards.pages.study.view import COURSES, FrontView
 from dashboards.plain import Figure
 from dashboards.snapshot import Snapshot, Snapshots
-from dashboards.view import COURSES, FrontView
 from search.front import best_under
 from studies.records import StudyRecord
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 
 @pytest.fixture

@@ -32,11 +32,11 @@ from dashboards.actions import (
     preset_text,
 )
 from dashboards.app import create_app
-from dashboards.pages.launch_parts import open_list, progress_words, submissions_list, whole
+from dashboards.pages.launch.parts import open_list, progress_words, submissions_list, whole
 from search.errors import BadInput
 from studies.config import MAX_TRIALS, load_config, preset_names
 from studies.records import Progress, StudyRecord
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 GOOD = """
 name = "mine"
@@ -357,7 +357,7 @@ def test_ending_the_server_ends_its_children_and_no_others(
     script = f"""
 import signal, sys, time
 from dashboards.actions import Workplace
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 workplace = Workplace(StudyStore({store.address!r}))
 sys.executable = {str(tmp_path / "python")!r}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from small_study import measure
 
-from dashboards.neighbours import bit_worth, choice_names, neighbours
+from dashboards.pages.policy.neighbours import bit_worth, choice_names, neighbours
 from dashboards.snapshot import Snapshot
 from search.errors import BadInput
 from search.policy import Policy

@@ -16,21 +16,21 @@ import pytest
 from dash import Dash, dcc, html
 from small_study import measure, small_ledger
 
-from dashboards import policy_figures as figures
-from dashboards import routing_figures as routing
 from dashboards import theme
-from dashboards.pages import policy as page
+from dashboards.pages.policy import figures
+from dashboards.pages.policy import layout as page
+from dashboards.pages.policy import routing_figures as routing
 from dashboards.snapshot import Snapshots
 from search.cost import Ledger
 from search.errors import BadInput
-from search.evaluation import Evaluation, judge
 from search.policy import Policy
+from search.results import Evaluation, judge
 from search.tasks import resolve_task
 from search.trace import ExitTrace
-from studies.bundle import PolicyBundle, read_bundle, write_bundle
-from studies.contributions import Contribution, contribute
+from studies.policy_file import PolicyBundle, read_bundle, write_bundle
 from studies.records import StudyRecord
-from studies.store import StudyStore
+from studies.store.contributions import Contribution, contribute
+from studies.store.writer import StudyStore
 
 MakeRecord = Callable[..., StudyRecord]
 LAYERED = ("blocks.1.qkv", "blocks.1.attn", "blocks.2.qkv", "blocks.2.attn")
@@ -468,7 +468,7 @@ def test_nothing_is_downloaded_unasked(ask: tuple[Ask, Snapshots]) -> None:
 
 def test_the_page_needs_neither_torch_nor_timm() -> None:
     code = (
-        "import json, sys, dashboards.pages.policy; "
+        "import json, sys, dashboards.pages.policy.layout; "
         "print(json.dumps([name for name in ('torch', 'timm') if name in sys.modules]))"
     )
     done = subprocess.run(

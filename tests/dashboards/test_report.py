@@ -11,12 +11,12 @@ import pytest
 from small_study import measure
 
 from dashboards import theme
-from dashboards.figures import bits_figure, exits_figure, front_figure
-from dashboards.report import front_page, summary_text, write_front_page
+from dashboards.report.figures import bits_figure, exits_figure, front_figure
+from dashboards.report.page import front_page, summary_text, write_front_page
 from search.errors import BadInput
 from studies.fronts import FrontSummary
 from studies.records import StudyRecord
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 
 @pytest.fixture

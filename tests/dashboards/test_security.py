@@ -37,7 +37,7 @@ from dashboards.security import (
 )
 from search.errors import BadInput
 from studies.records import StudyRecord
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 TOKEN = "correct-horse-battery-staple"
 PAGE = {"Accept": "text/html,application/xhtml+xml"}

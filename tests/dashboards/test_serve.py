@@ -14,7 +14,7 @@ from running import command_env, command_line
 from small_study import measure
 
 from studies.records import StudyRecord
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -14,7 +14,7 @@ from search.errors import BadInput
 from search.front import hypervolume
 from studies.fronts import FrontSummary
 from studies.records import StudyRecord
-from studies.store import StudyStore
+from studies.store.writer import StudyStore
 
 MakeRecord = Callable[..., StudyRecord]
 

@@ -15,13 +15,13 @@ from dash_client import call
 from small_study import grow
 
 from dashboards.app import create_app
-from dashboards.pages import studies as page
+from dashboards.pages.studies import layout as page
 from dashboards.snapshot import Snapshot, Snapshots
 from search.front import best_under
-from studies.database import StoreUnavailable
-from studies.fleet import Registration
 from studies.records import StudyRecord
-from studies.store import StudyStore
+from studies.store.database import StoreUnavailable
+from studies.store.workers import Registration
+from studies.store.writer import StudyStore
 
 MakeRecord = Callable[..., StudyRecord]
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboards.studies_view import SHARES, SORTS, StudiesView
-from dashboards.view import COURSES, FrontView, selection_of
+from dashboards.pages.studies.view import SHARES, SORTS, StudiesView
+from dashboards.pages.study.view import COURSES, FrontView, selection_of
 
 numbers = st.floats(1e-6, 1e6).map(lambda x: float(f"{x:.6g}"))
 pairs = st.tuples(numbers, numbers)

@@ -11,17 +11,17 @@ from hypothesis import settings
 from torch import Tensor
 
 from search.data import fashion
+from search.engines import ENGINES
+from search.engines.base import resolve_engine
+from search.engines.reference import ReferenceEngine
 from search.errors import ExitbitsError
 from search.evaluate import normalized_batches
 from search.models.card import Exits, InputSpec, ModelCard
 from search.models.checkpoint import build_model
 from search.models.early_exit import EarlyExitModel
-from search.quantize import ENGINES
-from search.quantize.calibrate import calibrate
-from search.quantize.engines import resolve_engine
+from search.quantize.calibration import calibrate
 from search.quantize.ranges import resolve_quantizer
-from search.quantize.reference import ReferenceEngine
-from search.recipes import FASHION_ARCHITECTURE
+from search.training.recipes import FASHION_ARCHITECTURE
 
 # The same examples in every run, however busy the machine is.
 settings.register_profile("exitbits", deadline=None, derandomize=True)

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from search.cost import Ledger, Op
 from search.models.checkpoint import attach_exits, build_backbone
 from search.policy import QUANTIZED_BITS, Policy
-from search.recipes import FASHION_ARCHITECTURE
+from search.training.recipes import FASHION_ARCHITECTURE
 
 MODELS = {
     "vit": ("vit_tiny_patch16_224", {}, (3, 224, 224), (2, 6, 12), "linear"),

@@ -12,15 +12,15 @@ from bundled_model import open_bundled
 from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
 
-from search.apq import AllocationProblem, Usage
+from search.bits.allocation import AllocationProblem, Usage
+from search.bits.tables import Sensitivity, SensitivityTables
 from search.evaluate import Evaluator, normalized_batches
 from search.models.early_exit import EarlyExitModel
 from search.policy import QUANTIZED_BITS, Granularity, Policy
-from search.quantize.calibrate import calibrate, operands
+from search.quantize.calibration import calibrate, operands
 from search.quantize.ranges import resolve_quantizer, weight_codes
 from search.sensitivity import SensitivityMeter, check_additivity
 from search.space import PolicySpace
-from search.tables import Sensitivity, SensitivityTables
 
 IMAGES = 16
 CALIBRATION = 64

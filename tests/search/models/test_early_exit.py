@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from search.engines.reference import ReferenceEngine
 from search.models.card import ModelCard
 from search.models.checkpoint import build_model
 from search.models.early_exit import EarlyExitModel
-from search.quantize.reference import ReferenceEngine
 from search.space import PolicySpace
 from search.tasks import resolve_task
 from search.trace import ExitTrace

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from search.histograms import Histogram
+from search.engines.reference import ActivationCodes
 from search.policy import QUANTIZED_BITS
+from search.quantize.histograms import Histogram
 from search.quantize.ranges import Quantizer, resolve_quantizer, weight_codes
-from search.quantize.reference import ActivationCodes
 
 every_bits = pytest.mark.parametrize("bits", QUANTIZED_BITS)
 every_quantizer = pytest.mark.parametrize("name", ["minmax", "mse"])

@@ -11,11 +11,11 @@ import torch
 from bundled_model import open_bundled
 from torch import Tensor
 
+from search.engines.reference import ReferenceEngine
 from search.evaluate import Evaluator, normalized_batches
 from search.models.early_exit import EarlyExitModel
-from search.quantize.calibrate import calibrate
+from search.quantize.calibration import calibrate
 from search.quantize.ranges import resolve_quantizer
-from search.quantize.reference import ReferenceEngine
 from search.quantize.straight_through import (
     StraightThrough,
     _TrainableMatMul,

@@ -1,0 +1,1 @@
+"""The page that submits, stops and extends studies."""

@@ -1,0 +1,1 @@
+"""The page of one study: its front, linked with its table."""

@@ -1,0 +1,1 @@
+"""The front as one page that works from a file."""

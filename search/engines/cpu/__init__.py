@@ -1,0 +1,1 @@
+"""The fast engine: transformer blocks on integer codes in compiled kernels."""

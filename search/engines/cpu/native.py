@@ -1,0 +1,143 @@
+"""Building and loading the kernels that the fast engine runs on a CPU.
+
+They are C++ without dependencies, compiled once for the machine's own processor and kept by
+content; only a compiler has to be there (``$CXX``, else ``c++``, ``g++`` or ``clang++``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from search.caching import default_cache_folder, processor
+
+log = logging.getLogger(__name__)
+
+FLAGS = (
+    "-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared",
+    "-fPIC", "-fopenmp",
+)  # fmt: skip
+TIMEOUT_S = 120
+SOURCE = "transformer_block.cpp"  # the one that is compiled; it includes the others
+
+
+class Levels(ctypes.Structure):
+    """Levels of an activation, as the kernels take them."""
+
+    _fields_ = (
+        ("inverse", ctypes.c_float),
+        ("lowest", ctypes.c_int32),
+        ("highest", ctypes.c_int32),
+    )
+
+
+class Linear(ctypes.Structure):
+    """A linear layer on codes."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weights", "offsets", "scale", "bias")),
+        *((name, ctypes.c_int32) for name in ("inputs", "outputs", "steps")),
+    )
+
+
+class Block(ctypes.Structure):
+    """A transformer block at its current bits."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("width", "heads", "head_width", "hidden")),
+        *((name, ctypes.c_float) for name in ("epsilon1", "epsilon2", "query_scale")),
+        *((name, ctypes.c_void_p) for name in ("norm1_weight", "norm1_bias")),
+        *((name, ctypes.c_void_p) for name in ("norm2_weight", "norm2_bias")),
+        *((name, ctypes.c_void_p) for name in ("branch1_scale", "branch2_scale")),
+        *((name, Linear) for name in ("qkv", "proj", "fc1", "fc2")),
+        *((name, Levels) for name in ("qkv_input", "query", "key", "probability", "value")),
+        *((name, Levels) for name in ("proj_input", "fc1_input", "fc2_input")),
+        *((name, ctypes.c_float) for name in ("scores_scale", "context_scale")),
+        *((name, ctypes.c_int32) for name in ("scores_steps", "context_steps")),
+        *((name, ctypes.c_int32) for name in ("key_middle", "value_middle")),
+    )
+
+
+@cache
+def load_kernels() -> ctypes.CDLL | None:
+    """The kernels, compiled where that was not done yet; None where they cannot be.
+
+    Why they cannot be is logged once.
+    """
+    sources = _sources()
+    compiler = _compiler()
+    if compiler is None:
+        log.warning("no C++ compiler found: the fast engine needs one (install g++, or set CXX)")
+        return None
+    try:
+        version = _output([compiler, "--version"])
+        name = hashlib.sha256(
+            b"\0".join([*sources.values(), version.encode(), " ".join(FLAGS).encode(), processor()])
+        ).hexdigest()[:32]
+        library = default_cache_folder() / "kernels" / f"{name}.so"
+        if not library.exists():
+            _build(compiler, sources, library)
+        kernels = ctypes.CDLL(str(library))
+    except (OSError, subprocess.SubprocessError) as error:
+        if getattr(error, "returncode", None) == -signal.SIGINT:
+            return None  # Ctrl-C reached the compiler as well: nothing is wrong with it
+        detail = getattr(error, "stderr", None) or str(error)
+        log.warning(
+            "the fast engine's kernels cannot be built here (%s): check the compiler (CXX) and the "
+            "cache folder",
+            detail.strip().splitlines()[-1],
+        )
+        return None
+    kernels.exitbits_room.restype = ctypes.c_long
+    kernels.exitbits_room.argtypes = [ctypes.POINTER(Block), ctypes.c_long, ctypes.c_long]
+    kernels.exitbits_run_block.restype = None
+    kernels.exitbits_run_block.argtypes = [
+        ctypes.POINTER(Block), ctypes.c_void_p, ctypes.c_long, ctypes.c_long, ctypes.c_long,
+        ctypes.c_int, ctypes.c_void_p,
+    ]  # fmt: skip
+    kernels.exitbits_pack.restype = None
+    kernels.exitbits_pack.argtypes = [
+        ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p,
+    ]  # fmt: skip
+    return kernels
+
+
+def _compiler() -> str | None:
+    named = os.environ.get("CXX")
+    for name in [named] if named else ["c++", "g++", "clang++"]:
+        if found := shutil.which(name):
+            return found
+    return None
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S
+    ).stdout
+
+
+def _sources() -> dict[str, bytes]:
+    """The kernels' files by name."""
+    folder = resources.files("search.engines.cpu").joinpath("kernels")
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {file.name: file.read_bytes() for file in files if file.name.endswith((".cpp", ".h"))}
+
+
+def _build(compiler: str, sources: dict[str, bytes], library: Path) -> None:
+    log.info("compiling the fast engine's kernels, once on this machine: a few seconds")
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        for name, content in sources.items():
+            (Path(folder) / name).write_bytes(content)
+        built = Path(folder) / "kernels.so"
+        _output([compiler, *FLAGS, str(Path(folder) / SOURCE), "-o", str(built)])
+        built.replace(library)  # whoever was first: the same bytes

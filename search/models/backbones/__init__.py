@@ -1,0 +1,1 @@
+"""Backbones behind one view: blocks that an exit can follow."""

@@ -1,0 +1,1 @@
+"""What early exit and quantization change against full precision at full depth. No torch."""

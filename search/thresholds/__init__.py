@@ -1,0 +1,1 @@
+"""How sure each exit must be: candidates on a trace, harvest, racing. No torch at import."""

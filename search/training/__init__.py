@@ -1,0 +1,1 @@
+"""Training early-exit models, and recovering quantized ones. Needs torch."""

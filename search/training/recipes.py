@@ -1,0 +1,221 @@
+"""Whole trainings by name: data, architecture and hyperparameters, ending in a checkpoint."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data.config import resolve_model_data_config
+
+from search.data import fashion
+from search.data.idx import read_idx_pair
+from search.data.imagefolder import ImageFolderDataset, list_images
+from search.data.splits import Split
+from search.digest import digest_of_bytes
+from search.errors import BadInput, unknown_choice
+from search.models.backbones.vit import adapt
+from search.models.card import Architecture, Exits, InputSpec, ModelCard
+from search.models.checkpoint import attach_exits, build_backbone, save_checkpoint
+from search.models.early_exit import EarlyExitModel
+from search.training.data import FolderData
+from search.training.loop import ArrayData, EpochReport, TrainingData, TrainRecipe, train
+
+Say = Callable[[str], None]
+
+UNWRITTEN = "0" * 64  # the weights' digest before there are weights
+
+FASHION_ARCHITECTURE = Architecture(
+    timm="vit_tiny_patch16_224",
+    kwargs={
+        "img_size": 28, "patch_size": 4, "in_chans": 1, "embed_dim": 96, "depth": 6,
+        "num_heads": 3, "mlp_ratio": 3, "class_token": False, "global_pool": "avg",
+    },
+    stem="conv",
+)  # fmt: skip
+
+
+def train_recipe(
+    name: str,
+    folder: Path,
+    output: Path,
+    *,
+    overrides: dict[str, Any],
+    timm_model: str,
+    pretrained: bool | Path,
+    exits: tuple[int, ...] | None,
+    head: str | None,
+    say: Say,
+) -> ModelCard:
+    """Train the recipe ``name`` on ``folder`` and write the checkpoint ``output``.
+
+    Args:
+        name: ``"fashion"`` or ``"imagefolder"``.
+        folder: where the training images lie.
+        output: the safetensors file to write; the card goes beside it.
+        overrides: fields of :class:`TrainRecipe` that replace the recipe's own.
+        timm_model, pretrained: the backbone, for ``imagefolder``.
+        exits: blocks that an exit follows (default every block for ``fashion``, every second one
+            for ``imagefolder``).
+        head: name of the exit head, default ``"linear"``.
+        say: receives each line of progress.
+
+    Returns:
+        the card as written.
+    """
+    if name not in RECIPES:
+        raise unknown_choice("recipe", name, RECIPES)
+    default, prepare = RECIPES[name]
+    recipe = replace(default, **overrides)
+    torch.manual_seed(recipe.seed)
+    backbone, data, held_out, card = prepare(
+        Request(folder, timm_model, pretrained, exits, head or "linear")
+    )
+    model = attach_exits(backbone, card.exits.blocks, card.exits.head, len(card.classes))
+    parameters = sum(p.numel() for p in model.parameters())
+    say(f"training {card.name}: {parameters} parameters, {len(data)} images, {recipe}")
+    started = time.monotonic()
+    train(model, data, recipe, on_epoch=lambda report: say(_epoch_line(report, recipe.epochs)))
+    seconds = time.monotonic() - started
+    accuracies = exit_accuracies(model, card.input, held_out)
+    say(
+        f"held-out accuracy by exit ({held_out.name} split, {len(held_out)} images, full "
+        "precision): " + " ".join(f"{value:.4f}" for value in accuracies)
+    )
+    card = card.model_copy(
+        update={
+            "training": {
+                "command": shlex.join(["exitbits", *sys.argv[1:]]),
+                "recipe": recipe.as_dict(),
+                "pretrained": str(pretrained) if isinstance(pretrained, Path) else pretrained,
+                "seconds": round(seconds),
+                "torch": torch.__version__,
+                f"{held_out.name}_accuracy_by_exit": accuracies,
+            }
+        }
+    )
+    return save_checkpoint(model, card, output)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a recipe is asked for."""
+
+    folder: Path
+    timm_model: str
+    pretrained: bool | Path
+    exits: tuple[int, ...] | None
+    head: str
+
+
+Prepared = tuple[torch.nn.Module, TrainingData, Split, ModelCard]
+
+
+def open_training_data(dataset: str, folder: Path, spec: InputSpec) -> TrainingData:
+    """The training images of a data set, augmented and normalized.
+
+    Args:
+        dataset: ``"fashion"`` or ``"imagefolder"``.
+        folder: where they lie: Fashion-MNIST's published files, or ``train/CLASS/`` below it.
+        spec: what the model reads.
+
+    Raises:
+        BadInput: when they cannot be read.
+    """
+    if dataset == "fashion":
+        images, labels = read_idx_pair(folder, "train")
+        return ArrayData(images[..., None], labels, spec.mean, spec.std)
+    return FolderData(list_images(folder / "train")[1], spec)
+
+
+def _prepare_fashion(request: Request) -> Prepared:
+    images, labels = read_idx_pair(request.folder, "train")
+    card = ModelCard(
+        name="fashion",
+        task="classification",
+        architecture=FASHION_ARCHITECTURE,
+        exits=Exits(blocks=request.exits or tuple(range(1, 7)), head=request.head),
+        classes=fashion.CLASSES,
+        input=InputSpec(size=(1, 28, 28), mean=fashion.MEAN, std=fashion.STD),
+        data={
+            "dataset": "fashion",
+            "train_images": len(labels),
+            "train_digest": digest_of_bytes(images.tobytes(), labels.tobytes()),
+        },
+        weights_sha256=UNWRITTEN,
+    )
+    backbone = build_backbone(card.architecture, len(card.classes))
+    data = ArrayData(images[..., None], labels, fashion.MEAN, fashion.STD)
+    return backbone, data, fashion.FashionDataset().split("search"), card
+
+
+def _prepare_imagefolder(request: Request) -> Prepared:
+    classes, files = list_images(request.folder / "train")
+    if len(classes) < 2:
+        raise BadInput(f"{str(request.folder / 'train')!r} has one class only: two are needed")
+    architecture = Architecture(timm=request.timm_model)
+    backbone = build_backbone(architecture, len(classes), request.pretrained)
+    config = resolve_model_data_config(backbone)
+    spec = InputSpec(
+        size=config["input_size"],
+        mean=config["mean"],
+        std=config["std"],
+        interpolation=config["interpolation"],
+        crop_pct=config["crop_pct"],
+    )
+    depth = adapt(backbone).num_blocks
+    card = ModelCard(
+        name=request.timm_model,
+        task="classification",
+        architecture=architecture,
+        exits=Exits(
+            blocks=request.exits or tuple(range(2 - depth % 2, depth + 1, 2)), head=request.head
+        ),
+        classes=classes,
+        input=spec,
+        data={"dataset": "imagefolder", "train_images": len(files)},
+        weights_sha256=UNWRITTEN,
+    )
+    held_out = ImageFolderDataset(request.folder, spec)
+    if held_out.classes != classes:
+        raise BadInput(f"train and val in {str(request.folder)!r} have different classes")
+    return backbone, FolderData(files, spec), held_out.split("search"), card
+
+
+RECIPES: dict[str, tuple[TrainRecipe, Callable[[Request], Prepared]]] = {
+    "fashion": (TrainRecipe(epochs=40), _prepare_fashion),
+    "imagefolder": (
+        TrainRecipe(epochs=10, batch_size=64, learning_rate=2e-4),
+        _prepare_imagefolder,
+    ),
+}
+
+
+def exit_accuracies(
+    model: EarlyExitModel, spec: InputSpec, split: Split, batch_size: int = 500
+) -> list[float]:
+    """Full-precision accuracy of every exit on a split, each in [0, 1]."""
+    mean = torch.tensor(spec.mean).view(1, -1, 1, 1)
+    std = torch.tensor(spec.std).view(1, -1, 1, 1)
+    right = np.zeros(len(model.exit_blocks))
+    for start in range(0, len(split), batch_size):
+        pixels = torch.from_numpy(split.read(start, start + batch_size).copy())
+        images = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+        with torch.inference_mode():
+            answers = model(images).argmax(-1).numpy()
+        right += (answers == split.targets[start : start + batch_size, None]).sum(axis=0)
+    return [float(value) for value in right / len(split)]
+
+
+def _epoch_line(report: EpochReport, epochs: int) -> str:
+    return (
+        f"epoch {report.epoch:3d}/{epochs}  loss {report.loss:.4f}  "
+        f"train accuracy {report.accuracy:.4f}  lr {report.learning_rate:.5f}  "
+        f"{report.seconds:.1f} s"
+    )

@@ -1,0 +1,335 @@
+"""Recovery: a quantized model learns to answer as its full-precision self did.
+
+Self-distillation: the teacher is the full-precision model, the student its quantized twin under
+one policy's bits, with a straight-through estimator. No labels are used. Every exit is pulled
+towards the teacher's own answer there, in proportion to how often the policy leaves by it.
+
+The ranges are chosen anew every so many steps by the very quantizer that later evaluates the
+model, so what was trained is what is measured. The outcome is an ordinary full-precision
+checkpoint, meant for the policy's bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from search.cost import Ledger
+from search.digest import digest_of
+from search.errors import BadInput, check_range
+from search.evaluate import Evaluator, normalized_batches
+from search.models.early_exit import EarlyExitModel
+from search.policy import Policy
+from search.quantize.ranges import resolve_quantizer
+from search.quantize.straight_through import StraightThrough
+from search.results import Evaluation, judge
+from search.tasks import Task
+from search.trace import ExitTrace
+from search.training.loop import TrainingData
+
+EXIT_FLOOR = 0.1  # an exit that is hardly taken still steers those that pass it
+
+
+@dataclass(frozen=True)
+class RecoverRecipe:
+    """Hyperparameters of one recovery.
+
+    Attributes:
+        steps: optimizer steps, 1 to 1,000,000; more recover more.
+        batch_size: images a step, 2 to 1,000,000.
+        learning_rate: peak of a one-cycle schedule (warm-up over a tenth, then cosine to zero),
+            Adam, 1e-9 to 0.1; lower bits stand higher rates.
+        temperature: softening of both answers, 0.001 to 100.
+        refresh_every: steps between two choices of ranges, and between two saved states, 1 up.
+        seed: of order and augmentation, 0 to 2^63 - 1.
+        compile: whether to compile the step: most of a minute to start, then several times faster.
+    """
+
+    steps: int = 200
+    batch_size: int = 128
+    learning_rate: float = 5e-4
+    temperature: float = 2.0
+    refresh_every: int = 50
+    seed: int = 0
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "steps": (1, 1_000_000),
+            "batch_size": (2, 1_000_000),
+            "learning_rate": (1e-9, 0.1),
+            "temperature": (1e-3, 100),
+            "refresh_every": (1, 1_000_000),
+            "seed": (0, 2**63 - 1),
+        }
+        for name, (low, high) in ranges.items():
+            whole = name not in ("learning_rate", "temperature")
+            check_range(f"recovery option {name}", getattr(self, name), low, high, whole=whole)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What determines the outcome, for cards and keys."""
+        fields = asdict(self)
+        del fields["compile"]
+        return fields
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Progress: steps done, of how many, and the mean loss since the last report."""
+
+    step: int
+    steps: int
+    loss: float
+
+
+OnStep = Callable[[StepReport], None]
+
+
+def recovery_key(
+    evaluator: Evaluator, policy: Policy, exit_rates: tuple[float, ...], recipe: RecoverRecipe
+) -> str:
+    """Digest of everything that a recovered model depends on, but the training images."""
+    return digest_of(
+        {
+            "bits": policy.bits_as_dict(),
+            "exit_rates": list(exit_rates),
+            "recipe": recipe.as_dict(),
+            "model": evaluator.card.digest,
+            "calibration": evaluator.calibration.digest,
+            "quantizer": evaluator.quantizer,
+        }
+    )
+
+
+def recover(
+    evaluator: Evaluator,
+    policy: Policy,
+    exit_rates: tuple[float, ...],
+    data: TrainingData,
+    recipe: RecoverRecipe,
+    *,
+    state: Path | None = None,
+    on_step: OnStep = lambda report: None,
+) -> EarlyExitModel:
+    """Train a copy of the evaluator's model for a policy's bits.
+
+    Args:
+        evaluator: holds the full-precision model, the calibration images and the quantizer.
+        policy: its bits are trained for; its thresholds play no part.
+        exit_rates: how often the policy leaves by each exit, ``[E]``.
+        data: training images.
+        recipe: hyperparameters.
+        state: a file that keeps the state of an interrupted recovery, which then goes on from
+            there to the same outcome; removed at the end.
+        on_step: receives progress at every refresh.
+
+    Returns:
+        the recovered model in full precision, in evaluation mode.
+
+    Raises:
+        BadInput: for too few images, or a policy of another model.
+    """
+    if len(data) < recipe.batch_size:
+        raise BadInput(
+            f"{len(data)} training images are fewer than one batch of {recipe.batch_size}: "
+            "lower the batch size or add images"
+        )
+    bits = evaluator.ledger.bits(policy)
+    teacher = evaluator.model.to(evaluator.device).eval()
+    student = copy.deepcopy(teacher)
+    twin = StraightThrough(student, bits, resolve_quantizer(evaluator.quantizer))
+    twin.model.to(evaluator.device)
+    parameters = list(student.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=(0.9, 0.99))
+    weights = torch.tensor(exit_rates, device=evaluator.device) + EXIT_FLOOR
+    weights = weights / weights.sum()
+    saved = _State(state, recovery_key(evaluator, policy, exit_rates, recipe))
+    done = saved.load(student, optimizer)
+
+    def loss_of(images: Tensor) -> Tensor:
+        return distillation_loss(twin.model(images), teacher(images), weights, recipe.temperature)
+
+    step_loss: Callable[[Tensor], Tensor] = torch.compile(loss_of) if recipe.compile else loss_of
+
+    def calibration() -> Iterator[Tensor]:
+        return normalized_batches(
+            evaluator.calibration, evaluator.card.input, device=evaluator.device
+        )
+
+    for parameter in teacher.parameters():
+        parameter.requires_grad_(False)
+    twin.model.train()
+    losses: list[float] = []
+    try:
+        for step, images in enumerate(_images(data, recipe), start=1):
+            if step <= done:
+                continue
+            if (step - 1) % recipe.refresh_every == 0:
+                saved.store(student, optimizer, step - 1)
+                twin.refresh(calibration)
+                on_step(StepReport(step - 1, recipe.steps, _mean(losses)))
+                losses.clear()
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * _rate(step, recipe.steps)
+            loss = step_loss(images.to(evaluator.device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+    finally:
+        for parameter in teacher.parameters():
+            parameter.requires_grad_(True)
+    on_step(StepReport(recipe.steps, recipe.steps, _mean(losses)))
+    saved.remove()
+    return student.eval()
+
+
+@dataclass(frozen=True)
+class RecoveredLaboratory:
+    """Traces of a recovered model, held against the model that it was recovered from.
+
+    Attributes:
+        recovered: evaluates the recovered model.
+        original: evaluates the original one, whose full precision is the reference.
+    """
+
+    recovered: Evaluator
+    original: Evaluator
+
+    @property
+    def ledger(self) -> Ledger:
+        """The operations, which are the same for both."""
+        return self.recovered.ledger
+
+    @property
+    def task(self) -> Task:
+        """What both models' heads answer."""
+        return self.recovered.task
+
+    def trace(self, policy: Policy) -> ExitTrace:
+        """The recovered model's trace of the policy's bits."""
+        return self.recovered.trace(policy)
+
+    def full_precision_trace(self) -> ExitTrace:
+        """The original model's trace."""
+        return self.original.full_precision_trace()
+
+    def evaluate(self, policy: Policy) -> Evaluation:
+        """Measure ``policy`` on the recovered model."""
+        trace, reference = self.trace(policy), self.full_precision_trace()
+        return judge(policy, trace, self.ledger, self.task, reference)
+
+
+def distillation_loss(
+    student: Tensor, teacher: Tensor, weights: Tensor, temperature: float
+) -> Tensor:
+    """Weighted KL divergence of softened answers (Hinton et al., arXiv 1503.02531).
+
+    Args:
+        student, teacher: logits ``[B, E, classes]``.
+        weights: of each exit, ``[E]``, summing to 1.
+        temperature: softening; the loss is scaled by its square.
+    """
+    expected = F.softmax(teacher.detach().float() / temperature, dim=-1)
+    found = F.log_softmax(student.float() / temperature, dim=-1)
+    each = F.kl_div(found, expected, reduction="none").sum(-1).mean(dim=0)
+    return (weights * each).sum() * temperature**2
+
+
+def _rate(step: int, steps: int) -> float:
+    """Fraction of the peak rate at a step from 1 on."""
+    warmup = max(1, steps // 10)
+    if step <= warmup:
+        return step / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _images(data: TrainingData, recipe: RecoverRecipe) -> Iterator[Tensor]:
+    """The images of every step, the same at every start."""
+    step, epoch = 0, 0
+    while True:
+        generator = torch.Generator().manual_seed((recipe.seed * 1009 + epoch) % 2**63)
+        for images, _ in data.batches(recipe.batch_size, generator):
+            if step == recipe.steps:
+                return
+            step += 1
+            yield images
+        epoch += 1
+
+
+def _mean(losses: list[float]) -> float:
+    return sum(losses) / len(losses) if losses else math.nan
+
+
+@dataclass(frozen=True)
+class _State:
+    """A file with everything that an interrupted recovery needs to go on.
+
+    Attributes:
+        path: a safetensors file, or None to keep nothing.
+        key: digest of what the outcome depends on; a state of another key is not taken up.
+    """
+
+    path: Path | None
+    key: str
+
+    def load(self, student: EarlyExitModel, optimizer: torch.optim.Optimizer) -> int:
+        """Take the state up; returns the steps done."""
+        if self.path is None or not self.path.is_file():
+            return 0
+        try:
+            tensors = load_file(self.path)
+            header = json.loads(bytes(tensors.pop("header").tolist()))
+        except (SafetensorError, KeyError, ValueError):
+            return 0  # damaged: begin anew
+        if header["key"] != self.key:
+            return 0
+        names = dict(student.named_parameters())
+        with torch.no_grad():
+            # Buffers as well: a normalization's running figures decide the ranges.
+            for name, value in student.state_dict().items():
+                value.copy_(tensors[f"model.{name}"])
+            for name, parameter in names.items():
+                if header["step"]:
+                    optimizer.state[parameter] = {
+                        "step": torch.tensor(float(header["step"])),
+                        "exp_avg": tensors[f"first.{name}"].to(parameter.device),
+                        "exp_avg_sq": tensors[f"second.{name}"].to(parameter.device),
+                    }
+        return int(header["step"])
+
+    def store(self, student: EarlyExitModel, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Write the state after ``step`` steps, in one atomic step."""
+        if self.path is None or not step:
+            return
+        header = json.dumps({"key": self.key, "step": step}).encode()
+        tensors = {"header": torch.tensor(list(header), dtype=torch.uint8)}
+        for name, value in student.state_dict().items():
+            tensors[f"model.{name}"] = value.detach().cpu().contiguous()
+        for name, parameter in student.named_parameters():
+            kept = optimizer.state.get(parameter, {})
+            tensors[f"first.{name}"] = kept["exp_avg"].cpu()
+            tensors[f"second.{name}"] = kept["exp_avg_sq"].cpu()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(f"{self.path.name}.partial")
+        save_file(tensors, partial)
+        partial.replace(self.path)
+
+    def remove(self) -> None:
+        """Forget the state."""
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink()

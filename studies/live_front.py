@@ -1,0 +1,61 @@
+"""A study's front as one worker knows it: its own results and everyone else's."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from search.front import as_points, front_indices
+from studies.records import Recorded
+from studies.store.database import StoreUnavailable
+
+if TYPE_CHECKING:
+    from studies.store.reader import StudyReader
+
+log = logging.getLogger(__name__)
+
+
+class KnownFront:
+    """The non-dominated evaluations of a study's own model, read from the store as they come.
+
+    Args:
+        store: where they are recorded.
+        name: of the study.
+    """
+
+    def __init__(self, store: StudyReader, name: str) -> None:
+        self._store, self._name = store, name
+        self._revision = 0
+        self.points = np.empty((0, 2))
+        """Metric and GBOPs, ``[K, 2]``, by ascending cost."""
+        self.rows: list[Recorded] = []
+        """The evaluations of the front, likewise."""
+        self.best_by_bits: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
+        """The best metric recorded of every set of weight and activation bits."""
+
+    def learn(self) -> None:
+        """Read what is new; while the store is away, go on with what is known."""
+        try:
+            rows = self._store.evaluations(self._name, since=self._revision)
+        except StoreUnavailable as error:
+            log.warning("%s", error)
+            return
+        if not rows:
+            return
+        self._revision = rows[-1].revision
+        own = [row for row in rows if row.model is None]
+        for row in own:
+            bits = (row.policy.weight_bits, row.policy.activation_bits)
+            self.best_by_bits[bits] = max(row.value, self.best_by_bits.get(bits, 0.0))
+        known = [*self.rows, *own]
+        points = as_points([row.value for row in known], [row.gbops for row in known])
+        front = front_indices(points)
+        self.points, self.rows = points[front], [known[index] for index in front]
+
+    def beyond(self, points: np.ndarray) -> np.ndarray:
+        """Which of ``points`` ``[N, 2]`` would add to the front, bool ``[N]``."""
+        better = self.points[None, :, 0] >= points[:, None, 0]
+        cheaper = self.points[None, :, 1] <= points[:, None, 1]
+        return np.asarray(~(better & cheaper).any(axis=1))

@@ -1,0 +1,1 @@
+"""What baselines, MAQEE and recovery do with a study."""

@@ -1,0 +1,112 @@
+"""Recovered models on disk: made once for a set of bits, then found again. Needs torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.errors import BadInput
+from search.evaluate import Evaluator
+from search.models.card import RECOVERED_FROM, card_path
+from search.models.checkpoint import check_suffix, load_checkpoint, save_checkpoint
+from search.policy import Policy
+from search.training.loop import TrainingData
+from search.training.recovery import (
+    OnStep,
+    RecoveredLaboratory,
+    RecoverRecipe,
+    recover,
+    recovery_key,
+)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How models are recovered, and where they are kept.
+
+    Attributes:
+        original: evaluates the model that is recovered from.
+        data: training images.
+        recipe: hyperparameters.
+    """
+
+    original: Evaluator
+    data: TrainingData
+    recipe: RecoverRecipe
+
+    def key(self, policy: Policy, exit_rates: tuple[float, ...]) -> str:
+        """Digest of everything that a recovered model depends on, but the training images."""
+        return recovery_key(self.original, policy, exit_rates, self.recipe)
+
+    def make(
+        self,
+        policy: Policy,
+        exit_rates: tuple[float, ...],
+        weights: Path,
+        on_step: OnStep = lambda report: None,
+    ) -> Recovered:
+        """Recover the model for a policy's bits, or load it where that is done already.
+
+        An interrupted recovery leaves its state beside ``weights`` and goes on from there.
+
+        Args:
+            policy: whose bits are trained for.
+            exit_rates: how often it leaves by each exit.
+            weights: the checkpoint to write; its card goes beside it.
+            on_step: receives progress.
+
+        Raises:
+            BadInput: when there is another checkpoint at ``weights``, or weights without a card.
+        """
+        check_suffix(weights)
+        key = self.key(policy, exit_rates)
+        if weights.exists() and card_path(weights).exists():
+            model, card = load_checkpoint(weights)
+            if card.training.get("recovery") != key:
+                raise BadInput(f"{str(weights)!r} is another model's checkpoint: name another file")
+        elif weights.exists():
+            raise BadInput(
+                f"{str(weights)!r} exists and has no card beside it, so that nobody can say what "
+                "it is: name another file, or delete it"
+            )
+        else:
+            model = recover(
+                self.original, policy, exit_rates, self.data, self.recipe,
+                state=weights.with_suffix(".state"), on_step=on_step,
+            )  # fmt: skip
+            card = self.original.card.model_copy(
+                update={
+                    "training": {
+                        "recovery": key,
+                        RECOVERED_FROM: self.original.card.digest,
+                        "bits": policy.bits_as_dict(),
+                        "recipe": self.recipe.as_dict(),
+                    }
+                }
+            )
+            card = save_checkpoint(model, card, weights)
+        evaluator = dataclasses.replace(self.original, model=model, card=card)
+        return Recovered(weights, card.digest, evaluator, self.original)
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A recovered model.
+
+    Attributes:
+        weights: its checkpoint.
+        digest: of its card.
+        evaluator: of the recovered model, on the original's split.
+        original: of the model that it was recovered from.
+    """
+
+    weights: Path
+    digest: str
+    evaluator: Evaluator
+    original: Evaluator
+
+    @property
+    def laboratory(self) -> RecoveredLaboratory:
+        """Its traces, held against the original's full precision."""
+        return RecoveredLaboratory(self.evaluator, self.original)

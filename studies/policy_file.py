@@ -1,0 +1,135 @@
+"""A policy bundle: one policy with everything needed to evaluate it again, as a JSON file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from search.digest import canonical_json
+from search.errors import BadInput
+from search.policy import Policy
+from search.results import Evaluation
+from studies.config import StudyConfig
+from studies.records import Recorded, StudyRecord
+
+
+class PolicyBundle(BaseModel):
+    """What ``exitbits pick`` writes and ``exitbits evaluate`` reads.
+
+    ``certificate`` is None while nothing bounds the accuracy lost: the recorded accuracy was
+    measured on the split that chose the policy, so it flatters.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle_schema: Literal[1] = 1
+    study: StudyConfig
+    trial: int | None
+    source: str
+    digest: str
+    policy: dict[str, Any]
+    model_digest: str
+    data_digest: str
+    split: Literal["search"] = "search"
+    evaluation: dict[str, Any]
+    certificate: None = None
+
+    @classmethod
+    def of(cls, record: StudyRecord, row: Recorded, evaluation: Evaluation) -> PolicyBundle:
+        """The bundle of one evaluation of a study."""
+        config = record.config
+        if row.checkpoint is not None:
+            model = config.model.model_copy(update={"checkpoint": row.checkpoint})
+            config = config.model_copy(update={"model": model})
+        return cls(
+            study=config,
+            trial=row.trial,
+            source=row.source,
+            digest=row.digest,
+            policy=row.policy.as_dict(),
+            model_digest=row.model or record.model_digest,
+            data_digest=record.data_digest,
+            evaluation=evaluation.as_dict(),
+        )
+
+    def read_policy(self) -> Policy:
+        """The policy.
+
+        Raises:
+            BadInput: when it is not legal or not the one that the digest names.
+        """
+        policy = Policy.from_dict(self.policy)
+        if policy.digest != self.digest:
+            raise BadInput(
+                f"the bundle's policy has digest {policy.digest[:12]}, the bundle says "
+                f"{self.digest[:12]}: it was edited; export it again"
+            )
+        return policy
+
+    def read_evaluation(self) -> Evaluation:
+        """The recorded evaluation.
+
+        Raises:
+            BadInput: when its fields are not those of an evaluation.
+        """
+        try:
+            canonical_json(self.evaluation)  # refuses what is not finite
+            return Evaluation.from_dict(self.evaluation)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadInput(
+                f"the bundle's evaluation is damaged ({error}): export it again"
+            ) from error
+
+
+def write_bundle(bundle: PolicyBundle, path: Path, *, force: bool = False) -> None:
+    """Write a bundle in one atomic step.
+
+    Raises:
+        BadInput: when the file exists and ``force`` is not set, or cannot be written.
+    """
+    if path.exists() and not force:
+        raise BadInput(f"{str(path)!r} exists: name another with -o, or replace it by --force")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(json.dumps(bundle.model_dump(mode="json"), indent=2) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise BadInput(
+            f"cannot write {str(path)!r} ({error.strerror}): choose a writable folder"
+        ) from error
+
+
+def read_bundle(path: Path) -> PolicyBundle:
+    """Read a bundle.
+
+    Raises:
+        BadInput: when the file is missing or is no bundle.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {str(path)!r} ({error}): name a policy file") from error
+    try:
+        return PolicyBundle.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise BadInput(
+            f"{str(path)!r} is not a policy bundle ({where}: {first['msg']}): "
+            "write one with 'exitbits pick STUDY ... -o FILE'"
+        ) from error
+
+
+def same_figures(measured: Evaluation, recorded: Evaluation) -> bool:
+    """Whether every recorded figure was measured again, to the last bit.
+
+    Risk terms are left out: the sums of the full-precision model, to which they compare, depend on
+    machine and threads in their last digits.
+    """
+    wanted = {key: value for key, value in recorded.as_dict().items() if value is not None}
+    wanted.pop("risk", None)
+    found = measured.as_dict()
+    return canonical_json({key: found[key] for key in wanted}) == canonical_json(wanted)

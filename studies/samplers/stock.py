@@ -1,0 +1,42 @@
+"""The samplers of the registry, built."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+    from studies.samplers.knowledge import StudyKnowledge
+
+
+def apq(seed: int, knowledge: StudyKnowledge | None) -> BaseSampler:
+    """Children of the front, ranked by usage-weighted damage and expected hypervolume gain."""
+    from studies.samplers.apq import ApqSampler
+
+    return ApqSampler(seed, knowledge)
+
+
+def multivariate_tpe(seed: int, _: StudyKnowledge | None = None) -> BaseSampler:
+    """Multivariate tree-structured Parzen estimator, with constant liar for parallel workers."""
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.samplers import TPESampler
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return TPESampler(multivariate=True, constant_liar=True, seed=seed)
+
+
+def nsga2(seed: int, _: StudyKnowledge | None = None) -> BaseSampler:
+    """NSGA-II, for long runs."""
+    from optuna.samplers import NSGAIISampler
+
+    return NSGAIISampler(seed=seed)
+
+
+def uniform_random(seed: int, _: StudyKnowledge | None = None) -> BaseSampler:
+    """Independent uniform draws: the floor that every other sampler must beat."""
+    from optuna.samplers import RandomSampler
+
+    return RandomSampler(seed=seed)

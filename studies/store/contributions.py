@@ -1,0 +1,131 @@
+"""Evaluations that no worker's trial gave: baselines, MAQEE's policies, recovered models.
+
+What lies in the study's space becomes a finished trial, so that samplers learn from it; the budget
+grows with it, since a contribution takes nothing from the search. What does not (full precision,
+or a recovered checkpoint, whose figures say nothing about the study's own model) stands by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FixedTrial, TrialState, create_trial
+from sqlalchemy import Connection, insert, select, update
+
+from search.digest import canonical_json
+from search.results import Evaluation
+from search.space import PolicySpace
+from studies.store.rows import evaluation_row, trial_row
+from studies.store.schema import evaluations, studies, trials
+from studies.store.writer import StudyStore
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One evaluation for a study.
+
+    Attributes:
+        source: name of the method.
+        evaluation: on the study's search split.
+        model, checkpoint: digest and file of a recovered model; None for the study's own.
+        attributes: kept with the trial, where it becomes one.
+    """
+
+    source: str
+    evaluation: Evaluation
+    model: str | None = None
+    checkpoint: Path | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def contribute(store: StudyStore, name: str, found: Sequence[Contribution]) -> int:
+    """Record contributions, in one transaction; what the study has already is left as it is.
+
+    Contributions with the same bits share a trial, whose parameters are the first one's.
+
+    Returns:
+        how many evaluations were new.
+
+    Raises:
+        BadInput: when there is no such study, or a figure is not finite.
+    """
+    space = store.get(name).space
+    rows = [_row(one) for one in found]
+
+    def add(connection: Connection) -> int:
+        study_id = connection.execute(
+            update(studies)
+            .where(studies.c.name == name)
+            .values(revision=studies.c.revision + 1)
+            .returning(studies.c.id)
+        ).scalar_one()
+        known = {
+            tuple(row)
+            for row in connection.execute(
+                select(evaluations.c.source, evaluations.c.digest, evaluations.c.model).where(
+                    evaluations.c.study_id == study_id
+                )
+            )
+        }
+        fresh = []
+        for one, row in zip(found, rows, strict=True):
+            name_of_row = (one.source, row["digest"], one.model)
+            if name_of_row not in known:
+                known.add(name_of_row)
+                fresh.append((one, row))
+        groups: dict[str, list[tuple[Contribution, dict[str, Any]]]] = {}
+        for one, row in fresh:
+            own = one.model is None and space.contains(one.evaluation.policy)
+            bits = canonical_json(one.evaluation.policy.bits_as_dict()) if own else ""
+            groups.setdefault(f"{one.source} {bits}" if own else "", []).append((one, row))
+        alone = groups.pop("", [])
+        counters = connection.execute(
+            update(studies)
+            .where(studies.c.id == study_id)
+            .values(
+                trials=studies.c.trials + len(groups),
+                claimed=studies.c.claimed + len(groups),
+                budget=studies.c.budget + len(groups),
+            )
+            .returning(studies.c.revision, studies.c.trials)
+        ).one()
+        common: dict[str, Any] = {"study_id": study_id, "revision": counters.revision}
+        values = [{**row, **common, "trial_id": None} for _, row in alone]
+        for number, members in enumerate(groups.values(), start=counters.trials - len(groups)):
+            first = members[0][0]
+            trial_id = connection.execute(
+                insert(trials)
+                .values(**_finished(space, first), **common, number=number)
+                .returning(trials.c.id)
+            ).scalar_one()
+            values += [{**row, **common, "trial_id": trial_id} for _, row in members]
+        if values:
+            connection.execute(insert(evaluations), values)
+        return len(values)
+
+    return store.database.write(add)
+
+
+def _row(one: Contribution) -> dict[str, Any]:
+    checkpoint = None if one.checkpoint is None else str(one.checkpoint.absolute())
+    row = evaluation_row(one.source, one.evaluation)
+    return {**row, "model": one.model, "checkpoint": checkpoint}
+
+
+def _finished(space: PolicySpace, one: Contribution) -> dict[str, Any]:
+    """The columns of the finished trial that a contribution becomes."""
+    asked = FixedTrial(space.encode(one.evaluation.policy))
+    space.propose(asked)
+    ended = create_trial(
+        state=TrialState.COMPLETE,
+        params=asked.params,
+        distributions=asked.distributions,
+        values=[one.evaluation.value, one.evaluation.gbops],
+        user_attrs=one.attributes,
+    )
+    now = datetime.now(UTC)
+    return {**trial_row(ended), "started": now, "finished": now, "source": one.source, "attempt": 1}

@@ -1,0 +1,334 @@
+"""The connection to a store's database: SQLite or PostgreSQL, opened, versioned, and retried.
+
+Passwords never stand in an argument, an error or a log: they come from ``EXITBITS_DB_PASSWORD`` or
+from the file that ``EXITBITS_DB_PASSWORD_FILE`` names, and errors show the URL without them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event, inspect, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+
+from search.errors import BadInput, ExitbitsError
+from studies.store import schema
+
+BUSY_TIMEOUT_S = 60.0
+PATIENCE_S = 10.0
+VERSION_TABLE = "exitbits_version"
+MIGRATIONS = Path(__file__).with_name("migrations")
+PASSWORD, PASSWORD_FILE = "EXITBITS_DB_PASSWORD", "EXITBITS_DB_PASSWORD_FILE"
+
+Result = TypeVar("Result")
+
+
+class StoreUnavailable(ExitbitsError):
+    """The database cannot be reached now; what was asked may succeed later."""
+
+
+def parse_url(address: str) -> URL:
+    """Check a store's address and complete it.
+
+    Args:
+        address: ``sqlite:///FILE`` or ``postgresql://USER@HOST:PORT/DATABASE``.
+
+    Raises:
+        BadInput: for another database, or an SQLite database that no other process can share.
+    """
+    try:
+        url = make_url(address)
+        backend = url.get_backend_name()
+    except (ArgumentError, ValueError):
+        backend = ""
+    if backend == "sqlite":
+        if not url.database or url.database == ":memory:":
+            raise BadInput(f"store {address!r}: workers share it, so it must be a file")
+        return url.set(drivername="sqlite")
+    if backend == "postgresql":
+        password = url.password if url.password is not None else _password()
+        return url.set(drivername="postgresql+psycopg", password=password)
+    shown = address.split("@")[-1]
+    raise BadInput(f"store {shown!r}: give sqlite:///FILE or postgresql://USER@HOST:PORT/DATABASE")
+
+
+def _password() -> str | None:
+    if PASSWORD in os.environ:
+        return os.environ[PASSWORD]
+    if PASSWORD_FILE not in os.environ:
+        return None
+    path = os.environ[PASSWORD_FILE]
+    try:
+        # Editors and `echo` end a file with a newline that belongs to no password.
+        return Path(path).read_text().removesuffix("\n")
+    except OSError as error:
+        raise BadInput(
+            f"cannot read {PASSWORD_FILE} {path!r} ({error.strerror}): name the password's file"
+        ) from error
+
+
+class EmptyStore(BadInput):
+    """There is no store yet at the address."""
+
+
+class Database:
+    """One store's database.
+
+    Args:
+        address: see :func:`parse_url`.
+        create: whether to make the tables (and an SQLite file) where there are none.
+        check: whether to refuse tables of another version; only an upgrade does not.
+
+    Raises:
+        EmptyStore: when there is none and ``create`` is not set.
+        BadInput: when it cannot be used as a store.
+        StoreUnavailable: when it cannot be reached.
+    """
+
+    def __init__(self, address: str, *, create: bool, check: bool = True) -> None:
+        self._address = address
+        self.url = parse_url(address)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.shown = self.url.render_as_string(hide_password=True)
+        if self.is_sqlite:
+            self._check_file(create)
+        self.engine = _make_engine(self.url, self.is_sqlite)
+        if check:
+            with self._explained():
+                self._prepare(create)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._address,)
+
+    def _check_file(self, create: bool) -> None:
+        file = Path(str(self.url.database))
+        if not file.is_file() and not create:
+            raise EmptyStore(
+                f"no store at {str(file)!r}: name it with --store, or launch a study first"
+            )
+        if create and not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise BadInput(
+                f"cannot write store {str(file)!r}: choose a writable folder that exists"
+            )
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for single statements that only read."""
+        with self._explained(), self.engine.connect() as connection:
+            if not self.is_sqlite:
+                # One statement sees one state by itself; begin and end would be two round trips.
+                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+
+    def write(
+        self,
+        step: Callable[[Connection], Result],
+        patience_s: float = PATIENCE_S,
+        *,
+        one_statement: bool = False,
+    ) -> Result:
+        """Run ``step`` in one transaction, again if the database drops it.
+
+        ``step`` must be safe to repeat: it may have been committed although the answer was lost.
+
+        Args:
+            step: receives the connection.
+            patience_s: how long to go on trying when the database is away.
+            one_statement: whether ``step`` executes one statement only, which is a transaction by
+                itself: begin and commit would be two more round trips.
+
+        Raises:
+            StoreUnavailable: when it stays away.
+        """
+        deadline = time.monotonic() + patience_s
+        pause = 0.05
+        while True:
+            try:
+                with self._explained(), self.engine.connect() as plain:
+                    connection = plain.execution_options(exitbits_writes=True)
+                    if one_statement and not self.is_sqlite:
+                        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+                    with connection.begin():
+                        return step(connection)
+            except StoreUnavailable:
+                if time.monotonic() + pause > deadline:
+                    raise
+                time.sleep(pause * random.uniform(0.5, 1.5))
+                pause = min(2 * pause, 2.0)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn a database error into one line without secrets."""
+        try:
+            yield
+        except IntegrityError:
+            raise  # the caller knows what was violated
+        except DBAPIError as error:
+            raise _explain(error, self.shown) from error
+        except SQLAlchemyError as error:
+            reason = str(error).splitlines()[0]
+            raise ExitbitsError(f"store {self.shown}: {reason}") from error
+
+    def _prepare(self, create: bool) -> None:
+        """Check the version of the tables, and make them where there are none and it may be."""
+        with self.engine.connect() as connection:
+            found = _version(connection)
+        if found is None:
+            if not create:
+                raise EmptyStore(
+                    f"store {self.shown} is empty: launch or submit a study, or run "
+                    "'exitbits store upgrade'"
+                )
+            self.upgrade()
+            return
+        self._check_version(found)
+
+    def _check_version(self, found: str) -> None:
+        if found == schema.SCHEMA:
+            return
+        if found in known_versions():
+            raise BadInput(
+                f"store {self.shown} has the older schema {found}, this exitbits needs "
+                f"{schema.SCHEMA}: run 'exitbits store upgrade --store ...'"
+            )
+        raise BadInput(
+            f"store {self.shown} has schema {found}, newer than this exitbits knows "
+            f"({schema.SCHEMA}): install a newer exitbits"
+        )
+
+    def upgrade(self) -> None:
+        """Bring the tables to this version's schema; of many processes at once one does it.
+
+        Raises:
+            BadInput: when the tables are another program's, or newer.
+        """
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+
+        def migrate(connection: Connection) -> None:
+            if not self.is_sqlite:
+                # Any constant will do, as long as only this program uses it.
+                connection.execute(text("select pg_advisory_xact_lock(7316203148)"))
+            found = _version(connection)
+            if found is not None and found not in known_versions():
+                self._check_version(found)
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+        self.write(migrate, patience_s=BUSY_TIMEOUT_S)
+
+
+def _reopen(address: str) -> Database:
+    return Database(address, create=False)
+
+
+def known_versions() -> list[str]:
+    """Every schema version that this exitbits can bring up to date."""
+    from alembic.script import ScriptDirectory
+
+    return [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
+
+
+def _version(connection: Connection) -> str | None:
+    """The schema version found, or None in an empty database.
+
+    Raises:
+        BadInput: when the tables are another program's.
+    """
+    names = inspect(connection).get_table_names()
+    if not names:
+        return None
+    if VERSION_TABLE not in names:
+        shown = connection.engine.url.render_as_string(hide_password=True)
+        raise BadInput(
+            f"store {shown} holds tables of another program ({', '.join(sorted(names)[:3])}): "
+            "name another database"
+        )
+    version: str | None = connection.execute(
+        text(f"select version_num from {VERSION_TABLE}")
+    ).scalar()
+    return version
+
+
+def _make_engine(url: URL, is_sqlite: bool) -> Engine:
+    if not is_sqlite:
+        return sqlalchemy.create_engine(
+            url, connect_args={"connect_timeout": 5, "application_name": "exitbits"}
+        )
+    engine = sqlalchemy.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        # Transactions are begun below, not by the driver, which would begin them too late.
+        connection.isolation_level = None
+        _switch_to_wal(connection)
+        connection.execute("pragma foreign_keys = on")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that will write takes the lock at once: one that first reads could find
+        # its snapshot outdated when it comes to write, and fail without waiting.
+        writes = connection.get_execution_options().get("exitbits_writes")
+        connection.exec_driver_sql("begin immediate" if writes else "begin")
+
+    return engine
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Switch the file's journal to WAL, once for all; of many processes at once one does it.
+
+    The switch turns a read lock into an exclusive one. Where two processes try that together,
+    SQLite refuses one at once, whatever the busy timeout, so the waiting is done here.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            if connection.execute("pragma journal_mode").fetchone() != ("wal",):
+                connection.execute("pragma journal_mode = wal")
+            return
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY"):
+                raise
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.005, 0.02))
+
+
+def _explain(error: DBAPIError, shown: str) -> ExitbitsError:
+    reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else "no reason"
+    if isinstance(error.orig, sqlite3.Error):
+        name = getattr(error.orig, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return StoreUnavailable(f"store {shown} is busy ({reason}): try again")
+        if name.startswith("SQLITE_FULL"):
+            return StoreUnavailable(f"store {shown}: the disk is full: free some room")
+        if name.startswith("SQLITE_READONLY"):
+            return BadInput(f"store {shown} is read-only: make it writable, or name another")
+        return BadInput(f"cannot open store {shown} ({reason}): name a file that exitbits made")
+    # A connection that is refused comes without a code, only in words.
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if state.startswith("28") or re.search("authentication failed|no password", reason):
+        return BadInput(
+            f"store {shown} refuses the login: check the user, and the password in "
+            f"{PASSWORD} or {PASSWORD_FILE}"
+        )
+    if state == "3D000" or re.search('database ".*" does not exist', reason):
+        return BadInput(f"store {shown}: no such database: create it first")
+    if state == "25006":
+        return BadInput(f"store {shown} is read-only: make it writable, or name another")
+    if state.startswith(("08", "57", "53", "40")) or error.connection_invalidated or not state:
+        return StoreUnavailable(f"cannot reach store {shown} ({reason}): start it, or try again")
+    return ExitbitsError(f"store {shown}: {reason}")

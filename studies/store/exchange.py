@@ -1,0 +1,172 @@
+"""Studies to and from a stock Optuna database, with everything that exitbits recorded.
+
+What Optuna has no column for travels in user attributes: the study's record, and the evaluations of
+each trial, or of none. A study that comes back is the same to the last figure; one that another
+program made comes in as it is, for Optuna's own tools.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, insert, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from search.errors import BadInput
+from studies.store.database import parse_url
+from studies.store.rows import new_study_row, trial_row
+from studies.store.schema import evaluations, studies, trials
+from studies.store.writer import StudyStore
+
+RECORD, EVALUATIONS = "exitbits:record", "exitbits:evaluations"
+
+_CARRIED = [
+    column.name
+    for column in evaluations.c
+    if column.name not in ("id", "study_id", "trial_id", "revision")
+]
+
+
+def export_study(store: StudyStore, name: str, address: str) -> int:
+    """Copy a study into a stock Optuna database.
+
+    Args:
+        store: where it is.
+        name: of the study; the other database must not have it.
+        address: of the other database.
+
+    Returns:
+        how many trials were copied. Trials in a worker's hands are left out.
+
+    Raises:
+        BadInput: when the other database cannot be written or has a study of that name.
+    """
+    record = store.get(name)
+    study_id = store.storage.get_study_id_from_name(name)
+    recorded = _evaluations_by_trial(store, study_id)
+    theirs = _open(address)
+    try:
+        copy = optuna.create_study(
+            storage=theirs,
+            study_name=name,
+            directions=store.storage.get_study_directions(study_id),
+        )
+    except optuna.exceptions.DuplicatedStudyError:
+        raise BadInput(
+            f"the other database has a study {name!r} already: rename one of the two"
+        ) from None
+    copied = [
+        _with_attribute(trial, EVALUATIONS, recorded[trial._trial_id])
+        for trial in store.storage.get_all_trials(study_id)
+        if trial.state != TrialState.RUNNING
+    ]
+    copy.add_trials(copied)
+    if alone := recorded[None]:
+        copy.set_user_attr(EVALUATIONS, json.loads(json.dumps(alone)))
+    # Last: a copy without it was cut short.
+    budget = {"budget": record.config.budget.trials}
+    copy.set_user_attr(RECORD, {**record.as_dict(), **budget})
+    return len(copied)
+
+
+def import_study(store: StudyStore, name: str, address: str) -> int:
+    """Copy a study from a stock Optuna database, in one transaction.
+
+    Returns:
+        how many trials were copied.
+
+    Raises:
+        BadInput: when there is no such study there, or this store has the name already.
+    """
+    try:
+        theirs = optuna.load_study(study_name=name, storage=_open(address))
+    except KeyError:
+        raise BadInput(f"the other database has no study {name!r}") from None
+    record = dict(theirs.user_attrs.get(RECORD, {}))
+    budget = record.pop("budget", None)
+    found = theirs.get_trials(deepcopy=True)
+    alone = theirs.user_attrs.get(EVALUATIONS, [])
+    kept = {k: v for k, v in theirs.user_attrs.items() if k not in (RECORD, EVALUATIONS)}
+
+    def add(connection: Connection) -> None:
+        study_id = connection.execute(
+            insert(studies)
+            .values(
+                **{
+                    **new_study_row(name, theirs.directions),
+                    "user_attrs": kept,
+                    "record": record or None,
+                    "budget": budget,
+                    "claimed": sum(trial.state.is_finished() for trial in found),
+                    "trials": len(found),
+                    "revision": len(found) + bool(alone),
+                }
+            )
+            .returning(studies.c.id)
+        ).scalar_one()
+        for number, trial in enumerate(found):
+            carried = trial.user_attrs.pop(EVALUATIONS, [])
+            trial_id = connection.execute(
+                insert(trials)
+                .values(
+                    **trial_row(trial),
+                    study_id=study_id,
+                    number=number,
+                    revision=number + 1,
+                    attempt=int(trial.state.is_finished()),
+                    source=carried[0]["source"] if carried else None,
+                )
+                .returning(trials.c.id)
+            ).scalar_one()
+            if carried:
+                keys = {"study_id": study_id, "trial_id": trial_id, "revision": number + 1}
+                connection.execute(insert(evaluations), [{**row, **keys} for row in carried])
+        if alone:
+            keys = {"study_id": study_id, "trial_id": None, "revision": len(found) + 1}
+            connection.execute(insert(evaluations), [{**row, **keys} for row in alone])
+
+    try:
+        store.database.write(add)
+    except IntegrityError:
+        raise BadInput(f"study {name!r} exists in this store: rename one of the two") from None
+    return len(found)
+
+
+def _evaluations_by_trial(
+    store: StudyStore, study_id: int
+) -> dict[int | None, list[dict[str, Any]]]:
+    """What every trial recorded; what belongs to none stands under None."""
+    columns = [evaluations.c[name] for name in _CARRIED]
+    statement = (
+        select(evaluations.c.trial_id, *columns)
+        .where(evaluations.c.study_id == study_id)
+        .order_by(evaluations.c.id)
+    )
+    found: dict[int | None, list[dict[str, Any]]] = defaultdict(list)
+    with store.database.read() as connection:
+        for trial_id, *values in connection.execute(statement):
+            found[trial_id].append(dict(zip(_CARRIED, values, strict=True)))
+    return found
+
+
+def _with_attribute(trial: FrozenTrial, key: str, value: list[dict[str, Any]]) -> FrozenTrial:
+    if value:
+        trial.user_attrs[key] = json.loads(json.dumps(value))
+    return trial
+
+
+def _open(address: str) -> RDBStorage:
+    url = parse_url(address)
+    try:
+        return RDBStorage(url.render_as_string(hide_password=False))
+    except (SQLAlchemyError, RuntimeError) as error:
+        reason = str(getattr(error, "orig", error)).splitlines()[0]
+        raise BadInput(
+            f"cannot open {url.render_as_string(hide_password=True)} as an Optuna database "
+            f"({reason}): name another"
+        ) from error

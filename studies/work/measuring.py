@@ -1,0 +1,108 @@
+"""What one trial measures: its own policy, and whatever else its trace says of the front.
+
+Bits cost a pass, thresholds only arithmetic, so a trial records the harvest of its trace as well;
+and a pass that cannot add anything to the front is given up early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from search.evaluate import Evaluator
+from search.front import as_points, front_indices
+from search.policy import Policy
+from search.results import GIGA, Evaluation
+from search.space import PolicySpace
+from search.thresholds.candidates import ExitChoices
+from search.thresholds.harvest import harvest
+from search.thresholds.racing import LOOKS, Race
+from search.trace import ExitTrace
+from studies.config import TrialSection
+from studies.live_front import KnownFront
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a trial found.
+
+    Attributes:
+        evaluation: of its own policy.
+        harvested: of other thresholds on the same trace, cheapest first.
+        attributes: kept with the trial.
+    """
+
+    evaluation: Evaluation
+    harvested: tuple[Evaluation, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Measures the trials of one study.
+
+    Attributes:
+        evaluator: of its model on its search split.
+        space: its legal policies.
+        settings: what a trial does beside its own policy.
+        front: what the study has found so far.
+    """
+
+    evaluator: Evaluator
+    space: PolicySpace
+    settings: TrialSection
+    front: KnownFront
+
+    def measure(self, policy: Policy) -> Measured:
+        """Evaluate a policy and harvest its trace, or give up where that is hopeless."""
+        self.front.learn()
+        trace, lost = self._run(policy)
+        evaluation = self.evaluator.judge(policy, trace)
+        if lost:
+            raced = {"samples": len(trace), "of": len(self.evaluator.split)}
+            return Measured(evaluation, attributes={"raced": raced})
+        return Measured(evaluation, tuple(self._harvest(policy, trace)))
+
+    def _run(self, policy: Policy) -> tuple[ExitTrace, bool]:
+        """The policy's trace, and whether it was given up before its end."""
+        samples = len(self.evaluator.split)
+        confidence = self.settings.racing
+        if not confidence or not len(self.front.points):
+            return self.evaluator.trace(policy), False
+        race = Race(self.front.points * [1.0, GIGA], samples, confidence)
+        looks = [round(samples * part) for part in LOOKS]
+        trace = None
+        for trace in self.evaluator.growing_trace(policy, looks):
+            if len(trace) < samples and race.is_lost(
+                self._choices(policy, trace), policy.thresholds
+            ):
+                return trace, True
+        assert trace is not None  # the last one is always the whole
+        return trace, False
+
+    def _harvest(self, policy: Policy, trace: ExitTrace) -> list[Evaluation]:
+        if not self.settings.harvest:
+            return []
+        found = harvest(self._choices(policy, trace))
+        points = as_points(1 - found.loss, found.cost / GIGA)
+        front = front_indices(points)
+        # A hair worse: the same policy's recorded figures may differ in the last place.
+        front = front[self.front.beyond(points[front] * [1 - 1e-9, 1 + 1e-9])]
+        ranks = np.linspace(0, len(front) - 1, min(len(front), self.settings.harvest))
+        policies = [
+            policy.with_thresholds(found.thresholds[index])
+            for index in front[ranks.round().astype(np.int64)]
+        ]
+        return [self.evaluator.judge(one, trace) for one in policies if one != policy]
+
+    def _choices(self, policy: Policy, trace: ExitTrace) -> ExitChoices:
+        return ExitChoices.of(
+            trace,
+            self.evaluator.task,
+            self.evaluator.ledger.path_bops(policy),
+            low=self.space.threshold_low,
+            high=self.space.threshold_high,
+        )

@@ -1,0 +1,431 @@
+"""Bit allocation against brute force over every bit vector of small random models."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy.optimize import milp
+
+from search.bits.allocation import Allocation, AllocationProblem, Usage
+from search.bits.tables import Sensitivity, SensitivityTables
+from search.cost import Ledger, Op
+from search.policy import FULL_PRECISION, QUANTIZED_BITS, Granularity, Policy
+from search.results import GIGA
+from search.space import PolicySpace
+from search.trace import Routing
+
+WIDTHS = [(2, 3, 4), (2, 4, 8), (3, 4, 5, 8), (2, 5, 6, 7), (2, 8, 32), (4,)]
+MOST_VECTORS = 2000  # more take too long to list
+
+
+def random_ledger(rng: np.random.Generator, blocks: int) -> Ledger:
+    ops = [Op("embed", "conv", "embed", 0, int(rng.integers(50, 500)), "embed")]
+    exits = sorted({blocks, *rng.integers(1, blocks + 1, 2).tolist()})
+    for block in range(1, blocks + 1):
+        macs = rng.integers(1, 5000, 3).tolist()
+        ops += [
+            Op(f"b{block}.fc", "linear", "block", block, macs[0], f"b{block}.fc"),
+            Op(f"b{block}.attn.scores", "matmul", "block", block, macs[1], f"b{block}.attn"),
+            Op(f"b{block}.attn.context", "matmul", "block", block, macs[2], f"b{block}.attn"),
+        ]
+        if block in exits:
+            name = f"heads.{block}"
+            ops.append(Op(name, "linear", "head", block, int(rng.integers(1, 50)), name))
+    return Ledger(tuple(ops), tuple(exits))
+
+
+def block_of(group: str) -> int:
+    """Of ``block3`` and of ``b3.attn``: 3."""
+    return int(group.removeprefix("block").removeprefix("b").split(".")[0])
+
+
+def random_row(rng: np.random.Generator, ledger: Ledger, group: str, monotone: bool) -> Sensitivity:
+    """Figures over six decades, as real ones are, which may even rise with more bits."""
+    block = block_of(group)
+    exits = np.array(ledger.exit_blocks)
+    noise = 10 ** rng.uniform(-6, 0, len(QUANTIZED_BITS))
+    drift = 10 ** rng.uniform(-6, 0, (len(QUANTIZED_BITS), len(exits)))
+    if monotone:
+        noise, drift = -np.sort(-noise), -np.sort(-drift, axis=0)
+    return Sensitivity(block, QUANTIZED_BITS, noise, drift * (exits >= block))
+
+
+def usage_of(ledger: Ledger, exits: np.ndarray) -> Usage:
+    return Usage.of(Routing(exits, np.zeros((len(exits), 1)), ledger.exit_blocks))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A random problem and where the samples left that its usage was counted on."""
+
+    problem: AllocationProblem
+    exits: np.ndarray
+    rng: np.random.Generator
+
+    def vectors(self) -> list[Policy]:
+        """Every policy that the space allows, thresholds aside."""
+        space = self.problem.space
+        return [
+            Policy(space.granularity, weights, activations, (0.0,) * space.exits)
+            for weights in product(space.weight_choices, repeat=len(space.weight_groups))
+            for activations in product(
+                space.activation_choices, repeat=len(space.activation_groups)
+            )
+        ]
+
+    def damages(self, policies: list[Policy], usage: Usage) -> np.ndarray:
+        """sum_l u_l nu_l(b_l) + beta q_l(b_l) of each, straight from the tables."""
+        space, tables, beta = self.problem.space, self.problem.tables, self.problem.beta
+
+        def part(row: Sensitivity, bits: int) -> float:
+            if bits == FULL_PRECISION:
+                return 0.0
+            at = row.bits.index(bits)
+            drift = sum(rate * kl for rate, kl in zip(usage.exit_rates, row.drift[at], strict=True))
+            return usage.utilization[row.block - 1] * row.noise[at] + beta * drift
+
+        known = {
+            (side, name, bits): part(row, bits)
+            for side, rows, choices in (
+                ("w", tables.weights, space.weight_choices),
+                ("a", tables.activations, space.activation_choices),
+            )
+            for name, row in rows.items()
+            for bits in choices
+        }
+        totals = []
+        for policy in policies:
+            weights = zip(space.weight_groups, policy.weight_bits, strict=True)
+            activations = zip(space.activation_groups, policy.activation_bits, strict=True)
+            totals.append(
+                sum(known["w", name, bits] for name, bits in weights)
+                + sum(known["a", name, bits] for name, bits in activations)
+            )
+        return np.array(totals)
+
+    def costs(self, policies: list[Policy]) -> np.ndarray:
+        """A(b, t) of each, by the ledger and the samples."""
+        ledger = self.problem.ledger
+        return np.array([ledger.cost(policy, self.exits).expected for policy in policies])
+
+
+def random_case(seed: int, samples: int = 64) -> Case:
+    """With 64 samples, every share is a binary fraction and every cost exact."""
+    rng = np.random.default_rng(seed)
+    while True:
+        ledger = random_ledger(rng, int(rng.integers(2, 4)))
+        widths = [WIDTHS[index] for index in rng.integers(0, len(WIDTHS), 2)]
+        space = PolicySpace.from_ledger(
+            ledger,
+            ("block", "layer")[rng.integers(2)],
+            weight_choices=widths[0],
+            activation_choices=widths[1],
+        )
+        vectors = len(widths[0]) ** len(space.weight_groups)
+        vectors *= len(widths[1]) ** len(space.activation_groups)
+        if 1 < vectors <= MOST_VECTORS:
+            break
+    monotone = bool(rng.integers(2))
+    tables = SensitivityTables(
+        {name: random_row(rng, ledger, name, monotone) for name in space.weight_groups},
+        {name: random_row(rng, ledger, name, monotone) for name in space.activation_groups},
+    )
+    # Every fourth model has blocks that nobody reaches.
+    deepest = 1 if seed % 4 == 0 else len(ledger.exit_blocks)
+    exits = rng.integers(0, deepest, samples)
+    beta = float(rng.choice([0.0, 0.1, 1.0, 30.0]))
+    return Case(AllocationProblem(space, ledger, tables, usage_of(ledger, exits), beta), exits, rng)
+
+
+def check(allocation: Allocation, budget: float, costs: np.ndarray, damages: np.ndarray) -> None:
+    """The allocation is affordable and as good as the best affordable vector."""
+    assert allocation.cost <= budget
+    assert allocation.damage == pytest.approx(damages[costs <= budget].min(), rel=1e-9, abs=0)
+
+
+def test_cases_are_of_every_kind():
+    """Or else the tests below would show less than they seem to."""
+    spaces = [random_case(seed).problem.space for seed in range(40)]
+    assert {space.granularity for space in spaces} == {"block", "layer"}
+    assert {space.exits for space in spaces} >= {1, 2, 3}
+    assert {space.weight_choices for space in spaces} == set(WIDTHS)
+    assert {len(space.activation_groups) for space in spaces} >= {2, 3, 4}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_allocation_equals_brute_force(seed: int):
+    case = random_case(seed)
+    policies = case.vectors()
+    costs = case.costs(policies)
+    damages = case.damages(policies, case.problem.usage)
+    cheapest, dearest = costs.min(), costs.max()
+    budgets = [
+        *case.rng.uniform(cheapest, dearest * 1.05, 5),
+        *case.rng.choice(costs, 5),  # exactly what an allocation costs
+        np.nextafter(dearest, 0),
+        cheapest,
+        dearest * 2,
+    ]
+    for budget in budgets:
+        check(case.problem.solve(float(budget)), float(budget), costs, damages)
+
+
+@pytest.mark.parametrize("seed", range(40, 60))
+def test_an_allocation_is_the_policy_that_it_says(seed: int):
+    case = random_case(seed, samples=97)
+    problem = case.problem
+    allocation = problem.solve(float(case.rng.uniform(problem.cheapest, problem.dearest)))
+    thresholds = [0.25] * (problem.space.exits - 1) + [0.0]
+    policy = allocation.policy(problem.space, thresholds)
+    problem.space.check(policy)
+    assert policy.thresholds == tuple(thresholds)
+    assert (policy.weight_bits, policy.activation_bits) == (
+        allocation.weight_bits,
+        allocation.activation_bits,
+    )
+    # A(b, t) of samples whose use of the blocks is the one assumed.
+    expected = problem.ledger.cost(policy, case.exits).expected
+    assert allocation.cost == pytest.approx(expected, rel=1e-12)
+    damage = case.damages([policy], problem.usage)[0]
+    assert allocation.damage == pytest.approx(damage, rel=1e-12)
+    assert problem.damage(policy) == pytest.approx(damage, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(60, 75))
+def test_full_depth_is_static_mixed_precision(seed: int):
+    """A brute force that has never heard of exits: all of the model, one answer at its end."""
+    case = random_case(seed)
+    ledger, tables, space = case.problem.ledger, case.problem.tables, case.problem.space
+    problem = replace(case.problem, usage=Usage.full_depth(ledger))
+    policies = case.vectors()
+    costs = np.array(
+        [sum(row.bops for row in ledger.rows(policy)) for policy in policies], dtype=np.float64
+    )
+    damages = []
+    for policy in policies:
+        total = 0.0
+        for groups, widths, rows in (
+            (space.weight_groups, policy.weight_bits, tables.weights),
+            (space.activation_groups, policy.activation_bits, tables.activations),
+        ):
+            for group, bits in zip(groups, widths, strict=True):
+                noise, drift = rows[group].at(bits)
+                total += noise + problem.beta * drift[-1]
+        damages.append(total)
+    for budget in (*case.rng.uniform(costs.min(), costs.max(), 3), *case.rng.choice(costs, 3)):
+        check(problem.solve(float(budget)), float(budget), costs, np.array(damages))
+
+
+@pytest.mark.parametrize("seed", range(75, 85))
+def test_damage_can_be_weighed_by_another_usage(seed: int):
+    """What is paid stays amortized; here all layers count as if everyone used them."""
+    case = random_case(seed)
+    full = Usage.full_depth(case.problem.ledger)
+    problem = replace(case.problem, weights=full)
+    policies = case.vectors()
+    costs, damages = case.costs(policies), case.damages(policies, full)
+    for budget in (*case.rng.uniform(costs.min(), costs.max(), 3), *case.rng.choice(costs, 2)):
+        check(problem.solve(float(budget)), float(budget), costs, damages)
+
+
+def test_usage_changes_who_gets_the_bits():
+    """Two alike blocks: where few go on, the second is worth little and costs little."""
+    ops = [
+        Op(f"b{block}.fc", "linear", "block", block, 1000, f"b{block}.fc") for block in (1, 2)
+    ] + [Op(f"heads.{block}", "linear", "head", block, 1, f"heads.{block}") for block in (1, 2)]
+    ledger = Ledger(tuple(ops), (1, 2))
+    noise = np.array([4.0 ** -float(bits) for bits in QUANTIZED_BITS])
+    rows = {f"block{b}": Sensitivity(b, QUANTIZED_BITS, noise, np.zeros((7, 2))) for b in (1, 2)}
+    space = PolicySpace.from_ledger(ledger, "block")
+    tables = SensitivityTables(rows, rows)
+    static = AllocationProblem(space, ledger, tables, Usage.full_depth(ledger))
+    even = static.solve(2 * 1000 * 25 + 500)
+    assert even.weight_bits[0] == even.weight_bits[1] == 5
+    leave = usage_of(ledger, np.array([0] * 15 + [1]))
+    few = replace(static, usage=leave, weights=Usage.full_depth(ledger)).solve(1000 * 26 + 500)
+    assert few.weight_bits[1] > few.weight_bits[0]
+
+
+@pytest.mark.parametrize("samples", [64, 61, 97])
+def test_the_ends_of_the_range_are_budgets(samples: int):
+    for seed in range(100, 130):
+        case = random_case(seed, samples)
+        problem = case.problem
+        policies = case.vectors()
+        costs = case.costs(policies)
+        damages = case.damages(policies, problem.usage)
+        assert problem.cheapest == pytest.approx(costs.min(), rel=1e-12)
+        least = damages <= damages.min() * (1 + 1e-12)
+        assert problem.dearest == pytest.approx(costs[least].min(), rel=1e-12)
+
+        narrow = problem.solve(problem.cheapest)
+        assert narrow.cost == problem.cheapest
+        affordable = costs <= problem.cheapest * (1 + 1e-12)
+        assert narrow.damage == pytest.approx(damages[affordable].min(), rel=1e-9, abs=0)
+        for budget in (problem.dearest, problem.dearest * 2):
+            wide = problem.solve(budget)
+            assert wide.cost == problem.dearest
+            assert wide.damage == pytest.approx(damages.min(), rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize("samples", [64, 61, 97])
+def test_what_an_allocation_costs_buys_as_good_a_one(samples: int):
+    """Shares that are no binary fractions round; a budget must not fall through that."""
+    for seed in range(200, 230):
+        case = random_case(seed, samples)
+        problem = case.problem
+        for share in (0.2, 0.5, 0.9):
+            budget = problem.cheapest + share * (problem.dearest - problem.cheapest)
+            first = problem.solve(budget)
+            assert first.cost <= budget
+            again = problem.solve(first.cost)
+            assert again.cost <= first.cost
+            assert again.damage == pytest.approx(first.damage, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_budget_below_the_cheapest_names_it(seed: int, refused):
+    problem = random_case(seed).problem
+    named = f"{problem.cheapest / GIGA:.6g}"
+    for budget in (float(np.nextafter(problem.cheapest, 0)), problem.cheapest / 2, 0.0, -1.0):
+        with refused(f"{budget / GIGA:.6g} GBOPs", named, exit_code=3):
+            problem.solve(budget)
+
+
+@pytest.mark.parametrize("seed", range(300, 320))
+def test_a_sweep_rises_in_cost_and_falls_in_damage(seed: int):
+    case = random_case(seed, samples=97)
+    problem = case.problem
+    found = problem.sweep(12)
+    assert 1 <= len(found) <= 12
+    assert (np.diff([one.cost for one in found]) > 0).all()
+    assert (np.diff([one.damage for one in found]) < 0).all()
+    assert found[0].cost == problem.cheapest
+    assert found[-1].damage == problem.solve(problem.dearest).damage
+    assert len({(one.weight_bits, one.activation_bits) for one in found}) == len(found)
+
+
+def vision_problem(seed: int, granularity: Granularity) -> AllocationProblem:
+    """The bundled model's products, with figures that fall as real ones do."""
+    rng = np.random.default_rng(seed)
+    ops = []
+    for block in range(1, 7):
+        for name, kind, macs in (
+            ("attn.qkv", "linear", 1354752),
+            ("attn.scores", "matmul", 230496),
+            ("attn.context", "matmul", 230496),
+            ("attn.proj", "linear", 451584),
+            ("mlp.fc1", "linear", 1354752),
+            ("mlp.fc2", "linear", 1354752),
+        ):
+            layer = "attn" if kind == "matmul" else name
+            ops.append(Op(f"b{block}.{name}", kind, "block", block, macs, f"b{block}.{layer}"))
+        ops.append(Op(f"heads.{block}", "linear", "head", block, 960, f"heads.{block}"))
+    ledger = Ledger(tuple(ops), (1, 2, 3, 4, 5, 6))
+    space = PolicySpace.from_ledger(ledger, granularity)
+    falling = 4.0 ** -np.array(QUANTIZED_BITS)
+
+    def row(group: str) -> Sensitivity:
+        block = block_of(group)
+        noise = falling * 10 ** (rng.uniform(-2, 0) + rng.uniform(-0.1, 0.1, 7))
+        drift = falling * 10 ** (rng.uniform(-2, 0) + rng.uniform(-0.2, 0.2, 7))
+        return Sensitivity(
+            block, QUANTIZED_BITS, noise, drift[:, None] * (np.arange(6) >= block - 1)
+        )
+
+    tables = SensitivityTables(
+        {group: row(group) for group in space.weight_groups},
+        {group: row(group) for group in space.activation_groups},
+    )
+    exits = np.minimum(rng.geometric(rng.uniform(0.1, 0.9), 512) - 1, 5)
+    return AllocationProblem(space, ledger, tables, usage_of(ledger, exits))
+
+
+def every_worthwhile(problem: AllocationProblem) -> np.ndarray:
+    """Cost and least damage of all allocations that nothing beats, a block at a time."""
+    points = np.array([[problem.fixed_cost, 0.0]])
+    for block in range(1, 7):
+        used = problem.usage.utilization[block - 1]
+        macs = {
+            kind: sum(op.macs for op in problem.ledger.ops if op.block == block and op.kind == kind)
+            for kind in ("linear", "matmul")
+        }
+        macs["linear"] -= 960  # the head's
+        group, choices = f"block{block}", []
+        for weight, activation in product(QUANTIZED_BITS, repeat=2):
+            damage = 0.0
+            for rows, bits in (
+                (problem.tables.weights, weight),
+                (problem.tables.activations, activation),
+            ):
+                noise, drift = rows[group].at(bits)
+                damage += used * noise + problem.beta * (problem.usage.exit_rates @ drift)
+            cost = macs["linear"] * weight * activation + macs["matmul"] * activation**2
+            choices.append((used * cost, damage))
+        sums = (points[:, None] + np.array(choices)[None]).reshape(-1, 2)
+        sums = sums[np.lexsort((sums[:, 1], sums[:, 0]))]
+        lowest = np.minimum.accumulate(sums[:, 1])
+        points = sums[np.append(True, sums[1:, 1] < lowest[:-1])]
+    return points
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_whole_model_is_solved_exactly(seed: int):
+    """Too many vectors to list, but blocks add up: all worthwhile sums, one block at a time."""
+    problem = vision_problem(seed, "block")
+    points = every_worthwhile(problem)
+    assert len(points) > 100
+    for share in (0.02, 0.1, 0.25, 0.5, 0.9):
+        budget = problem.cheapest + share * (problem.dearest - problem.cheapest)
+        check(problem.solve(budget), budget, points[:, 0], points[:, 1])
+
+
+def test_solving_prints_nothing(capfd: pytest.CaptureFixture[str], monkeypatch):
+    """The solver writes past Python: on some of these models by itself, on all of them here."""
+
+    def noisy(*args, **kwargs):
+        os.write(1, b"from the solver")
+        return milp(*args, **kwargs)
+
+    monkeypatch.setattr("scipy.optimize.milp", noisy)
+    for seed in (1, 5, 7):
+        problem = vision_problem(seed, "layer")
+        for share in (0.01, 0.05, 0.7):
+            print("so far")  # what Python holds back is not lost
+            problem.solve(problem.cheapest + share * (problem.dearest - problem.cheapest))
+            os.write(1, b"and on\n")
+    assert sorted(capfd.readouterr().out.split("\n")) == ["", *["and on"] * 9, *["so far"] * 9]
+
+
+def test_standard_output_comes_back_after_a_failure(capfd: pytest.CaptureFixture[str], monkeypatch):
+    def failing(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr("scipy.optimize.milp", failing)
+    problem = vision_problem(0, "block")
+    with pytest.raises(MemoryError):
+        problem.solve(problem.cheapest * 1.5)
+    os.write(1, b"still here")
+    assert capfd.readouterr().out == "still here"
+
+
+@pytest.mark.parametrize("usage", ["full", "counted"])
+def test_usage(usage: str):
+    ledger = random_ledger(np.random.default_rng(0), 3)
+    if usage == "full":
+        found = Usage.full_depth(ledger)
+        exits = np.full(5, len(ledger.exit_blocks) - 1)
+    else:
+        exits = np.random.default_rng(1).integers(0, len(ledger.exit_blocks), 50)
+        found = usage_of(ledger, exits)
+    depths = [ledger.exit_blocks[index] for index in exits]
+    assert found.utilization.tolist() == pytest.approx(
+        [sum(depth >= block for depth in depths) / len(depths) for block in (1, 2, 3)]
+    )
+    assert found.exit_rates.tolist() == pytest.approx(
+        [depths.count(block) / len(depths) for block in ledger.exit_blocks]
+    )

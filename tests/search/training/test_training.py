@@ -1,0 +1,283 @@
+"""Training: the loss by hand, augmentation by enumeration, and two whole recipes on few images."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from search.data import fashion
+from search.data.imagefolder import ImageFolderDataset
+from search.evaluate import normalized_batches
+from search.models.card import Architecture
+from search.models.checkpoint import attach_exits, build_backbone, load_checkpoint
+from search.models.early_exit import EarlyExitModel
+from search.training.loop import ArrayData, EpochReport, TrainRecipe, exit_loss, train
+from search.training.recipes import train_recipe
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+@pytest.fixture
+def logits() -> Tensor:
+    return torch.randn(6, 3, 5, generator=torch.Generator().manual_seed(0)) * 2
+
+
+TARGETS = torch.tensor([0, 4, 2, 2, 1, 3])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize(("distillation", "heat"), [(0.0, 2.0), (0.5, 2.0), (2.0, 1.0)])
+def test_exit_loss_by_hand(logits: Tensor, smoothing: float, distillation: float, heat: float):
+    recipe = TrainRecipe(label_smoothing=smoothing, distillation=distillation, temperature=heat)
+    values = logits.double().numpy()
+    total = 0.0
+    for sample, target in enumerate(TARGETS.tolist()):
+        wanted = np.full(5, smoothing / 5)
+        wanted[target] += 1 - smoothing
+        for exit_index, weight in enumerate((1 / 4, 1 / 4, 2 / 4)):
+            total -= weight * wanted @ log_softmax(values[sample, exit_index]) / 6
+        teacher = log_softmax(values[sample, 2] / heat)
+        for exit_index in (0, 1):
+            student = log_softmax(values[sample, exit_index] / heat)
+            divergence = np.exp(teacher) @ (teacher - student)
+            total += distillation * heat**2 * divergence / (6 * 2)
+    assert exit_loss(logits, TARGETS, recipe).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_exits_that_agree_are_not_pulled_and_the_last_is_never_pulled(logits: Tensor):
+    none, full = TrainRecipe(distillation=0), TrainRecipe(distillation=5)
+    agreed = logits[:, :1].expand(-1, 3, -1)
+    assert exit_loss(agreed, TARGETS, full).item() == pytest.approx(
+        exit_loss(agreed, TARGETS, none).item()
+    )
+    gradients = []
+    for recipe in (none, full):
+        leaf = logits.clone().requires_grad_()
+        exit_loss(leaf, TARGETS, recipe).backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(gradients[0][:, -1], gradients[1][:, -1])
+    assert not torch.allclose(gradients[0][:, :-1], gradients[1][:, :-1])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("epochs", 0), ("batch_size", 1), ("learning_rate", 0.0), ("learning_rate", 1.0),
+        ("learning_rate", float("nan")), ("weight_decay", -0.1), ("weight_decay", 1.0),
+        ("warmup_epochs", -1.0), ("warmup_epochs", float("nan")), ("distillation", -1),
+        ("distillation", 11), ("temperature", 0.0), ("temperature", 101),
+        ("label_smoothing", 1.0), ("label_smoothing", -0.1),
+    ],
+)  # fmt: skip
+def test_a_recipe_refuses_values_out_of_range(option: str, value: float, refused):
+    with refused(option, repr(value), "give"):
+        TrainRecipe(**{option: value})
+
+
+def test_a_recipe_refuses_an_endless_warm_up(refused):
+    with refused("warmup_epochs", "inf"):
+        TrainRecipe(warmup_epochs=float("inf"))
+
+
+def test_batches_hold_each_image_at_most_once_normalized():
+    images = np.random.default_rng(0).integers(0, 256, (10, 4, 5, 2), np.uint8)
+    data = ArrayData(images, np.arange(10), (0.5, 0.25), (2.0, 4.0), shift=0, flip=False)
+    batches = list(data.batches(4, torch.Generator().manual_seed(0)))
+    assert [len(targets) for _, targets in batches] == [4, 4]
+    seen = torch.cat([targets for _, targets in batches]).tolist()
+    assert len(set(seen)) == 8
+    assert seen != sorted(seen)
+    expected = (images[seen] / 255 - (0.5, 0.25)) / (2.0, 4.0)
+    batch = torch.cat([images for images, _ in batches]).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(batch, expected, atol=1e-6)
+
+
+def test_augmentation_makes_every_flip_and_shift_and_nothing_else():
+    image = np.random.default_rng(0).integers(1, 256, (1, 5, 6, 1), np.uint8)
+    data = ArrayData(image.repeat(400, axis=0), np.zeros(400), (0.0,), (1.0,), shift=1)
+    variants = set()
+    for mirrored in (image[0, :, :, 0], image[0, :, ::-1, 0]):
+        padded = np.pad(mirrored, 1)
+        variants |= {padded[y : y + 5, x : x + 6].tobytes() for y in range(3) for x in range(3)}
+    ((batch, _),) = data.batches(400, torch.Generator().manual_seed(0))
+    made = {(one * 255).round().to(torch.uint8).numpy().tobytes() for one in batch[:, 0]}
+    assert len(variants) == 18
+    assert made == variants
+
+
+def tiny_model(seed: int = 0) -> EarlyExitModel:
+    architecture = Architecture(
+        timm="vit_tiny_patch16_224",
+        kwargs={
+            "img_size": 28, "patch_size": 4, "in_chans": 1, "embed_dim": 16, "depth": 2,
+            "num_heads": 2, "class_token": False, "global_pool": "avg",
+        },
+        stem="conv",
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    return attach_exits(build_backbone(architecture, 10), (1, 2), "linear", 10)
+
+
+@pytest.fixture(scope="module")
+def data() -> ArrayData:
+    split = fashion.FashionDataset().split("calibration")
+    return ArrayData(split.read(0, 512), split.targets[:512], fashion.MEAN, fashion.STD)
+
+
+def trained(data: ArrayData, seed: int = 0) -> tuple[EarlyExitModel, list[EpochReport]]:
+    model, reports = tiny_model(), []
+    recipe = TrainRecipe(
+        epochs=2, batch_size=64, learning_rate=5e-3, warmup_epochs=0.5, seed=seed, compile=False
+    )
+    train(model, data, recipe, reports.append)
+    return model, reports
+
+
+def test_two_epochs_lower_the_loss_and_a_seed_gives_the_same_weights(data: ArrayData):
+    model, reports = trained(data)
+    assert [report.epoch for report in reports] == [1, 2]
+    assert reports[1].loss < reports[0].loss
+    assert reports[1].accuracy > reports[0].accuracy
+    assert not model.training
+    # 16 steps, 4 of warm-up: step 8 is a third of the cosine, the last one 11/12 of it.
+    for report, done in zip(reports, (3 / 12, 11 / 12), strict=True):
+        rate = 5e-3 * 0.5 * (1 + np.cos(np.pi * done))
+        assert report.learning_rate == pytest.approx(rate)
+
+    def loss(model: EarlyExitModel) -> float:
+        generator = torch.Generator().manual_seed(1)
+        with torch.inference_mode():
+            return np.mean(
+                [
+                    exit_loss(model(images), targets, TrainRecipe()).item()
+                    for images, targets in data.batches(64, generator)
+                ]
+            )
+
+    assert loss(model) < 0.9 * loss(tiny_model().eval())
+
+    again, other = trained(data)[0].state_dict(), trained(data, seed=1)[0].state_dict()
+    weights = model.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in weights.items())
+    assert not all(torch.equal(other[name], value) for name, value in weights.items())
+
+
+def test_fewer_images_than_a_batch_are_refused(data: ArrayData, refused):
+    with refused("512 training images", "batch of 513"):
+        train(tiny_model(), data, TrainRecipe(batch_size=513, compile=False))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 20)):
+        for name in ("ant", "bee"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (20, 24, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{number}.png")
+    return tmp_path
+
+
+def run_recipe(name: str, folder: Path, output: Path, **changes: Any):
+    options = {
+        "overrides": {"epochs": 1, "batch_size": 8, "compile": False},
+        "timm_model": "test_vit",
+        "pretrained": False,
+        "exits": None,
+        "head": None,
+        "say": lambda line: None,
+    }
+    return train_recipe(name, folder, output, **{**options, **changes})
+
+
+def test_a_folder_of_images_becomes_a_checkpoint_that_loads(folder: Path):
+    output = folder / "out" / "insects.safetensors"
+    lines: list[str] = []
+    card = run_recipe("imagefolder", folder, output, say=lines.append)
+    model, read = load_checkpoint(output)
+    assert read == card
+    assert card.classes == ("ant", "bee")
+    assert card.exits.blocks == (2, 4, 6)
+    assert card.exits.blocks[-1] == len(model.backbone.blocks)
+    assert card.input.size == (3, 160, 160)
+    assert (card.training["recipe"]["epochs"], card.data["train_images"]) == (1, 16)
+    assert any(line.startswith("epoch   1/1") for line in lines)
+
+    split = ImageFolderDataset(folder, card.input).split("search")
+    images = torch.cat([*normalized_batches(split, card.input)])
+    with torch.inference_mode():
+        answers = model(images).argmax(-1).numpy()
+    accuracies = (answers == split.targets[:, None]).mean(axis=0)
+    assert card.training["search_accuracy_by_exit"] == pytest.approx(accuracies.tolist())
+
+
+def test_published_files_become_a_checkpoint_that_loads(tmp_path: Path):
+    split = fashion.FashionDataset().split("calibration")
+    for name, magic, sizes, values in (
+        ("train-images-idx3-ubyte.gz", 2051, (64, 28, 28), split.read(0, 64)),
+        ("train-labels-idx1-ubyte.gz", 2049, (64,), split.targets[:64].astype(np.uint8)),
+    ):
+        header = b"".join(number.to_bytes(4, "big") for number in (magic, *sizes))
+        (tmp_path / name).write_bytes(gzip.compress(header + values.tobytes()))
+    output = tmp_path / "fashion.safetensors"
+    card = run_recipe(
+        "fashion",
+        tmp_path,
+        output,
+        exits=(3, 6),
+        head="mlp",
+        overrides={"epochs": 1, "batch_size": 32, "compile": False},
+    )
+    model, read = load_checkpoint(output)
+    assert read == card
+    assert (card.exits.blocks, card.exits.head) == ((3, 6), "mlp")
+    assert len(model.backbone.blocks) == 6
+    assert card.classes == fashion.CLASSES
+
+
+def test_recipes_refuse_what_they_cannot_train(folder: Path, refused):
+    output = folder / "out.safetensors"
+    with refused("recipe 'cifar'", "fashion, imagefolder"):
+        run_recipe("cifar", folder, output)
+    with refused("train-images"):
+        run_recipe("fashion", folder, output)
+    with refused("no folder", "nowhere/train"):
+        run_recipe("imagefolder", folder / "nowhere", output)
+    with refused("unknown timm model 'test_vitt'"):
+        run_recipe("imagefolder", folder, output, timm_model="test_vitt")
+    with refused("global pool 'map'"):
+        run_recipe("imagefolder", folder, output, timm_model="test_vit3")
+    with refused("[2, 4]", "end with 6"):
+        run_recipe("imagefolder", folder, output, exits=(2, 4))
+    with refused("16 training images", "batch of 32"):
+        run_recipe("imagefolder", folder, output, overrides={"batch_size": 32})
+    (folder / "val" / "cow").mkdir()
+    with refused("different classes"):
+        run_recipe("imagefolder", folder, output)
+    for part in ("train", "val"):
+        (folder / part / "bee").rename(folder / f"{part}-bee")
+    with refused("one class only"):
+        run_recipe("imagefolder", folder, output)
+    assert not output.exists()
+
+
+def test_a_backbone_without_blocks_is_refused(folder: Path, refused):
+    with refused("ResNet"):
+        run_recipe("imagefolder", folder, folder / "out.safetensors", timm_model="resnet18")
+
+
+def test_a_damaged_training_image_is_named(folder: Path, refused):
+    damaged = folder / "train" / "ant" / "3.png"
+    damaged.write_bytes(b"junk")
+    with refused("cannot read image", str(damaged)):
+        run_recipe("imagefolder", folder, folder / "out.safetensors")

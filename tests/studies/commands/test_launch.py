@@ -1,0 +1,235 @@
+"""The whole road in real processes on the bundled model: launch, kill, stop, resume, repeat."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from running import command_env, command_line
+
+from search.errors import BadInput
+from studies.records import HARVEST
+from studies.store.workers import list_workers
+from studies.store.writer import StudyStore
+
+STUDY = """
+name = "short"
+[model]
+checkpoint = "bundled:fashion"
+[data]
+dataset = "fashion"
+calibration_images = 64
+[sampler]
+name = "{sampler}"
+[anchors]
+bits = [4, 8]
+thresholds = [0.8, 1.0]
+[budget]
+trials = {trials}
+"""
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Callable[..., Path]:
+    """Write a study file."""
+
+    def write(sampler: str = "tpe", trials: int = 6) -> Path:
+        path = tmp_path / "short.toml"
+        path.write_text(STUDY.format(sampler=sampler, trials=trials))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def background(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start the real command beside the test; whatever is left of it ends with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str | Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command_line(arguments), cwd=tmp_path, env=command_env(), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process(process.pid).children()
+        if "studies.cli worker" in " ".join(child.cmdline())
+    ]
+
+
+def trial_holder(store_file: Path) -> int | None:
+    """Pid of a worker that holds a trial now."""
+    try:
+        fleet = list_workers(StudyStore(f"sqlite:///{store_file}").database)
+    except BadInput:  # the store is only just being made
+        return None
+    return next((worker.pid for worker in fleet if worker.trial is not None), None)
+
+
+def front_of(folder: Path, run: Run) -> dict[str, object]:
+    done = run("front", "short", "--json")
+    assert done.returncode == 0, done.stderr
+    printed: dict[str, object] = json.loads(done.stdout)
+    return printed
+
+
+def test_from_launch_to_a_reproduced_policy(
+    tmp_path: Path, exitbits: Run, study: Callable[..., Path], shared_cache: Path
+) -> None:
+    launch = ("launch", study(), "--workers", "2", "--cache", shared_cache)
+    first = exitbits(*launch)
+    assert first.returncode == 0, first.stderr
+    assert "Pareto front of short" in first.stdout
+    assert "6/6 trials" in first.stderr
+    assert f"html: {tmp_path}/short.html" in first.stdout
+    assert (tmp_path / "short.html").stat().st_size > 1_000_000
+
+    front = front_of(tmp_path, exitbits)
+    store = StudyStore(f"sqlite:///{tmp_path}/exitbits.db")
+    rows = store.evaluations("short")
+    assert front["evaluations"] == len(rows)
+    assert sorted(row.trial or 0 for row in rows if row.source != HARVEST) == list(range(6))
+    assert {row.trial for row in rows if row.source == HARVEST} <= set(range(6))
+    assert sum(row.source == HARVEST for row in rows) >= 6
+
+    # A second run finds nothing to do and changes nothing.
+    second = exitbits(*launch)
+    assert second.returncode == 0, second.stderr
+    assert front_of(tmp_path, exitbits) == front
+
+    # The budget may grow; the anchors are not queued again.
+    more = exitbits("launch", study(trials=8), "--workers", "2", "--cache", shared_cache)
+    assert more.returncode == 0, more.stderr
+    own = [row for row in store.evaluations("short") if row.source != HARVEST]
+    assert [row.source for row in sorted(own, key=lambda row: row.trial)].count("anchor") == 4
+    assert len(own) == 8
+
+    # Another configuration under the same name is refused, and nothing changes.
+    other = exitbits("launch", study(sampler="random"), "--cache", shared_cache)
+    assert other.returncode == 2
+    assert "sampler.name is 'tpe' in the store and 'random' here" in other.stderr
+    assert other.stderr.count("\n") == 1
+
+    # An exported policy reproduces its figures exactly, without any cache: both ends of the front.
+    assert exitbits("front", "short", "--export", "front").returncode == 0
+    bundles = sorted((tmp_path / "front").iterdir())
+    assert len(bundles) == len(json.loads(exitbits("front", "short", "--json").stdout)["front"])
+    for bundle in (bundles[0], bundles[-1]):
+        recorded = json.loads(bundle.read_text())["evaluation"]
+        done = exitbits("evaluate", bundle, "--json")
+        assert done.returncode == 0, done.stderr
+        measured = json.loads(done.stdout)
+        assert measured["reproduced"] is True
+        assert measured["value"] == recorded["value"]
+        assert measured["cost"] == recorded["cost"]
+
+    other_split = exitbits("evaluate", bundles[0], "--split", "order")
+    assert other_split.returncode == 0
+    assert "2000 images of split order" in other_split.stdout
+
+    # A bundle whose policy was edited is refused.
+    edited = json.loads(bundles[0].read_text())
+    edited["policy"]["weight_bits"][0] = 7
+    bundles[0].write_text(json.dumps(edited))
+    refused = exitbits("evaluate", bundles[0])
+    assert refused.returncode == 2
+    assert "was edited" in refused.stderr
+
+
+def test_a_worker_killed_in_mid_trial_costs_only_its_trial(
+    tmp_path: Path, study: Callable[..., Path], background: Callable[..., subprocess.Popen[str]]
+) -> None:
+    launch = background("launch", study(trials=5), "--workers", "2", "--cache", tmp_path / "cache")
+    store_file = tmp_path / "exitbits.db"
+    wait_for(lambda: trial_holder(store_file), "a trial in hand")
+    victim = trial_holder(store_file)
+    assert victim in [child.pid for child in workers_of(launch)]
+    os.kill(victim, signal.SIGKILL)
+    _, errors = launch.communicate(timeout=200)
+    assert launch.returncode == 0, errors
+    progress = StudyStore(f"sqlite:///{store_file}").progress("short")
+    assert (progress.finished, progress.failed, progress.lost) == (5, 0, 1)
+
+
+def test_everything_killed_and_launched_again_ends_with_the_trials_asked_for(
+    tmp_path: Path,
+    exitbits: Run,
+    study: Callable[..., Path],
+    background: Callable[..., subprocess.Popen[str]],
+) -> None:
+    arguments = ("launch", study(trials=5), "--workers", "2", "--cache", tmp_path / "cache")
+    launch = background(*arguments)
+    store_file = tmp_path / "exitbits.db"
+    wait_for(lambda: trial_holder(store_file), "a trial in hand")
+    workers = workers_of(launch)
+    launch.kill()
+    for worker in workers:
+        worker.kill()
+    psutil.wait_procs(workers)
+    before = StudyStore(f"sqlite:///{store_file}").progress("short")
+    assert before.running >= 1
+    again = exitbits(*arguments)
+    assert again.returncode == 0, again.stderr
+    after = StudyStore(f"sqlite:///{store_file}").progress("short")
+    assert (after.finished, after.failed, after.lost) == (5, 0, before.running)
+
+
+def test_workers_end_by_themselves_when_the_launcher_is_gone(
+    tmp_path: Path, study: Callable[..., Path], background: Callable[..., subprocess.Popen[str]]
+) -> None:
+    launch = background("launch", study(trials=50), "--workers", "1", "--cache", tmp_path / "cache")
+    wait_for(lambda: trial_holder(tmp_path / "exitbits.db"), "a trial in hand")
+    workers = workers_of(launch)
+    launch.kill()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert alive == []
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
+    tmp_path: Path,
+    exitbits: Run,
+    study: Callable[..., Path],
+    background: Callable[..., subprocess.Popen[str]],
+) -> None:
+    arguments = ("launch", study(trials=5), "--workers", "2", "--cache", tmp_path / "cache")
+    launch = background(*arguments)
+    wait_for(lambda: trial_holder(tmp_path / "exitbits.db"), "a trial in hand")
+    launch.send_signal(signal.SIGINT)
+    _, errors = launch.communicate(timeout=120)
+    assert launch.returncode == 130
+    assert "the same command goes on from here" in errors
+    assert "Traceback" not in errors
+    stopped = StudyStore(f"sqlite:///{tmp_path}/exitbits.db").progress("short")
+    assert (stopped.running, stopped.lost) == (0, 0)  # the trials in hand were finished
+    assert 1 <= stopped.finished < 5
+    assert any((tmp_path / "cache/calibrations").rglob("*.npz"))  # the next worker begins sooner
+    assert exitbits(*arguments).returncode == 0
+    assert StudyStore(f"sqlite:///{tmp_path}/exitbits.db").progress("short").finished == 5

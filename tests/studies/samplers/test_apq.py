@@ -1,0 +1,160 @@
+"""The sampler ``apq``: Optuna's own tests, and what it proposes for a study of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import BaseSampler
+from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
+from optuna.trial import TrialState
+from small_study import measure
+
+from search.bits.tables import Sensitivity, SensitivityTables
+from studies.records import StudyRecord
+from studies.samplers.apq import ApqSampler, distributions_of
+from studies.samplers.knowledge import StudyKnowledge
+from studies.store.contributions import Contribution, contribute
+from studies.store.writer import StudyStore
+
+Make = Callable[..., StudyRecord]
+
+
+class TestAsAnOptunaSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: ApqSampler(seed=0)
+
+
+@pytest.fixture
+def store(address: str, make_record: Make) -> StudyStore:
+    found = StudyStore(address, create=True)
+    found.create(make_record(sampler={"name": "apq"}, budget={"trials": 60}))
+    return found
+
+
+def work(store: StudyStore, trials: int) -> list[str]:
+    """Serve trials; returns their sources."""
+    sources = []
+    for _ in range(trials):
+        claim = store.claim("small", "tester")
+        assert claim
+        store.record(claim, measure(claim.policy))
+        sources.append(claim.source)
+    return sources
+
+
+def test_it_is_asked_for_what_a_trial_of_the_space_asks(store: StudyStore) -> None:
+    work(store, 5)
+    study = optuna.load_study(study_name="small", storage=store.storage)
+    last = study.get_trials(states=[TrialState.COMPLETE])[-1]
+    assert last.distributions == distributions_of(store.get("small").space)
+
+
+def test_anchors_come_first_and_no_bits_are_measured_twice(store: StudyStore) -> None:
+    assert work(store, 40) == ["anchor"] * 4 + ["apq"] * 36
+    rows = [row for row in store.evaluations("small") if row.source == "apq"]
+    bits = [(row.policy.weight_bits, row.policy.activation_bits) for row in rows]
+    assert len(set(bits)) == len(bits)
+    space = store.get("small").space
+    for row in rows:
+        space.check(row.policy)
+
+
+def test_workers_at_once_propose_different_bits(store: StudyStore) -> None:
+    work(store, 4)
+    claims = [store.claim("small", f"worker{number}") for number in range(12)]
+    bits = {(one.policy.weight_bits, one.policy.activation_bits) for one in claims if one}
+    assert len(bits) == 12
+    known = {
+        (row.policy.weight_bits, row.policy.activation_bits) for row in store.evaluations("small")
+    }
+    assert not bits & known
+
+
+def test_without_any_front_it_draws_from_the_space(address: str, make_record: Make) -> None:
+    store = StudyStore(address, create=True)
+    anchors = {"bits": [4], "thresholds": [0.5]}
+    store.create(make_record(sampler={"name": "apq"}, anchors=anchors))
+    space = store.get("small").space
+    first = store.claim("small", "one")
+    second = store.claim("small", "two")  # nothing is recorded yet
+    assert first
+    assert second
+    assert (first.source, second.source) == ("anchor", "apq")
+    space.check(second.policy)
+
+
+def test_recovered_models_and_policies_outside_the_space_are_no_parents(
+    store: StudyStore,
+) -> None:
+    work(store, 4)
+    record = store.get("small")
+    better = measure(record.space.uniform(5, 0.5))
+    full = measure(
+        record.space.uniform(8, 0.5).at_full_depth()
+    )  # fmt: skip
+    outside = type(full.policy)(
+        "block", (32, 32), (32, 32), full.policy.thresholds, 32, 32
+    )  # fmt: skip
+    contribute(
+        store,
+        "small",
+        [
+            Contribution("recovered", better, "f" * 64, Path("f.safetensors")),
+            Contribution("full precision", measure(outside)),
+        ],
+    )
+    knowledge = StudyKnowledge(store, record)
+    knowledge.learn()
+    points, keys = knowledge.front()
+    policies = [one.policy for one in knowledge.evaluations(keys)]
+    assert len(points) == len(policies) > 0
+    assert outside not in policies
+    assert (
+        better.policy.weight_bits,
+        better.policy.activation_bits,
+    ) not in knowledge.best_by_bits()
+    work(store, 3)
+
+
+def test_it_prefers_bits_where_damage_is_small(store: StudyStore) -> None:
+    """Tables that say block 2's weights need no bits: proposals take theirs first."""
+    record = store.get("small")
+    work(store, 20)
+    bits = (2, 3, 4, 5, 6, 7, 8)
+
+    def row(block: int, scale: float) -> Sensitivity:
+        return Sensitivity(block, bits, scale * 4.0 ** -np.array(bits), np.zeros((7, 2)))
+
+    names = record.space.weight_groups
+    tables = SensitivityTables(
+        {names[0]: row(1, 300.0), names[1]: row(2, 0.0)},
+        {names[0]: row(1, 1.0), names[1]: row(2, 1.0)},
+    )
+    knowledge = StudyKnowledge(store, record)
+    store.tables["small"] = tables  # found while the study is being served
+    sampler = ApqSampler(3, knowledge)
+    study = optuna.load_study(study_name="small", storage=store.storage, sampler=sampler)
+    space = sampler.infer_relative_search_space(study, study.trials[-1])
+    proposed = [sampler.sample_relative(study, study.trials[-1], space) for _ in range(40)]
+    first = np.mean([values[f"w.{names[0]}"] for values in proposed])
+    second = np.mean([values[f"w.{names[1]}"] for values in proposed])
+    assert second < first - 1
+
+
+def test_the_same_seed_proposes_the_same(store: StudyStore) -> None:
+    work(store, 10)
+    record = store.get("small")
+    study = optuna.load_study(study_name="small", storage=store.storage)
+
+    def propose(seed: int) -> dict[str, object]:
+        sampler = ApqSampler(seed, StudyKnowledge(store, record))
+        space = sampler.infer_relative_search_space(study, study.trials[-1])
+        return sampler.sample_relative(study, study.trials[-1], space)
+
+    assert propose(1) == propose(1)
+    assert any(propose(1) != propose(seed) for seed in (2, 3, 4))

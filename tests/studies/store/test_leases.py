@@ -1,0 +1,400 @@
+"""Evaluated at least once, recorded exactly once: real processes, killed for real.
+
+Each test names the protection without which it fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+from postgres import new_database
+from small_study import measure
+from sqlalchemy import event, select
+
+from search.errors import BadInput
+from studies.records import StudyRecord
+from studies.store.claims import MAX_ATTEMPTS, LeaseLost
+from studies.store.database import StoreUnavailable
+from studies.store.schema import trials
+from studies.store.workers import Registration, list_workers, release_dead
+from studies.store.writer import StudyStore
+
+Make = Callable[..., StudyRecord]
+SPAWN = multiprocessing.get_context("spawn")
+LEASE_S = 1.5
+
+
+def make_store(address: str, record: StudyRecord) -> StudyStore:
+    store = StudyStore(address, create=True, lease_s=LEASE_S)
+    store.create(record)
+    return store
+
+
+def start(target: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
+    process = SPAWN.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def finish(address: str, worker: str, log: Path | None = None) -> None:
+    """Work until the study is done, noting every evaluation in a file of one's own."""
+    # With notes, every evaluation counts: the usual lease, which no slow machine outlasts.
+    store = StudyStore(address, lease_s=None if log else LEASE_S)
+    notes = log.open("a") if log else None
+    while not store.progress("small").done:
+        claim = store.claim("small", worker)
+        if claim is None:
+            time.sleep(0.05)
+            continue
+        if notes:
+            print(claim.lease.number, file=notes, flush=True)
+        store.record(claim, measure(claim.policy))
+
+
+def die_at(address: str, moment: str) -> None:
+    """Work on one trial and be killed at the given moment."""
+
+    def reached(here: str) -> None:
+        if here == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    store = StudyStore(address, lease_s=LEASE_S)
+    store.get("small")
+    reached("before the claim")
+    claim = store.claim("small", "victim")
+    assert claim
+    reached("after the claim")
+    evaluation = measure(claim.policy)
+    reached("before recording")
+    if moment == "inside recording":
+        # Everything is written, nothing is committed.
+        event.listen(store.database.engine, "commit", lambda _: reached("inside recording"))
+    store.record(claim, evaluation)
+    reached("after recording")
+
+
+def open_at_once(addresses: list[str], barrier: Barrier) -> None:
+    import alembic.command  # noqa: F401 - so that all are equally fast after the barrier
+
+    for address in addresses:
+        barrier.wait(60)
+        StudyStore(address, create=True).names()
+
+
+def recorded(store: StudyStore) -> Counter[int]:
+    return Counter(row.trial for row in store.evaluations("small"))
+
+
+# Claims
+
+
+def test_four_workers_and_a_thousand_waiting_trials(
+    address: str, make_record: Make, tmp_path: Path
+) -> None:
+    """Protection: the claim's conditional update, and budget and claim in one transaction."""
+    thresholds = [round(0.3 + 0.0014 * step, 4) for step in range(500)]
+    record = make_record(anchors={"bits": [4, 8], "thresholds": thresholds}, budget={"trials": 990})
+    store = make_store(address, record)
+    logs = [tmp_path / f"log{index}" for index in range(4)]
+    workers = [start(finish, address, f"worker{index}", logs[index]) for index in range(4)]
+    for worker in workers:
+        worker.join(240)
+        assert worker.exitcode == 0
+    evaluated = [int(line) for log in logs for line in log.read_text().split()]
+    assert len(evaluated) == len(set(evaluated)) == 990
+    # Which of the queued ones are left over is nobody's promise: while one worker has locked a
+    # row, the next takes the row after it, and may be first to the last of the budget.
+    assert recorded(store) == Counter(evaluated)
+    assert set(evaluated) <= set(range(1000))
+    assert all(len(log.read_text().split()) > 50 for log in logs)  # all four did work
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
+def test_eight_processes_open_an_empty_database_at_once(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Protection: the lock around making the tables, and the patience when switching to WAL.
+
+    SQLite refuses about one opening in two hundred without that patience, hence so many rounds.
+    """
+    if backend == "sqlite":
+        addresses = [f"sqlite:///{tmp_path}/store{index}.db" for index in range(150)]
+    else:
+        server = request.getfixturevalue("postgres_url")
+        addresses = [new_database(server) for _ in range(10)]
+    barrier = SPAWN.Barrier(8)
+    processes = [start(open_at_once, addresses, barrier) for _ in range(8)]
+    for process in processes:
+        process.join(180)
+        assert process.exitcode == 0
+
+
+# Deaths
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["before the claim", "after the claim", "before recording", "inside recording",
+     "after recording"],
+)  # fmt: skip
+def test_a_killed_worker_costs_nothing(address: str, make_record: Make, moment: str) -> None:
+    """Protection: the lease that runs out, and recording in one transaction."""
+    store = make_store(address, make_record())
+    victim = start(die_at, address, moment)
+    victim.join(60)
+    assert victim.exitcode == -signal.SIGKILL
+    finish(address, "survivor")
+    assert recorded(store) == Counter(range(12))
+    progress = store.progress("small")
+    assert (progress.finished, progress.failed) == (12, 0)
+    assert progress.lost == (0 if moment in ("before the claim", "after recording") else 1)
+
+
+def test_an_abandoned_trial_is_evaluated_with_its_own_parameters(
+    address: str, make_record: Make
+) -> None:
+    """Protection: the proposal is written before the evaluation, and taken over with the trial."""
+    store = make_store(address, make_record(anchors={"bits": [4], "thresholds": [1.0]}))
+    store.claim("small", "first")
+    abandoned = store.claim("small", "gone")
+    assert abandoned
+    assert abandoned.source == "random"
+    time.sleep(LEASE_S + 0.2)
+    store.claim("small", "second")
+    again = store.claim("small", "second")
+    assert again
+    assert (again.lease.number, again.lease.attempt) == (abandoned.lease.number, 2)
+    assert again.policy == abandoned.policy
+
+
+def test_a_study_whose_last_trial_is_abandoned_is_served_again(
+    address: str, make_record: Make
+) -> None:
+    """Protection: open studies are those with budget, and those with an abandoned trial."""
+    store = make_store(address, make_record(budget={"trials": 1}))
+    assert store.open_studies() == ["small"]
+    assert store.claim("small", "gone")
+    assert store.open_studies() == []
+    time.sleep(LEASE_S + 0.2)
+    assert store.open_studies() == ["small"]
+    finish(address, "survivor")
+    assert store.open_studies() == []
+
+
+def test_a_trial_that_kills_its_workers_is_quarantined(address: str, make_record: Make) -> None:
+    """Protection: the retry cap."""
+    record = make_record(anchors={"bits": [4], "thresholds": [1.0]}, budget={"trials": 2})
+    store = make_store(address, record)
+    for _ in range(MAX_ATTEMPTS):
+        poisoned = store.claim("small", "victim")
+        assert poisoned
+        assert poisoned.lease.number == 0
+        time.sleep(LEASE_S + 0.2)
+    finish(address, "survivor")
+    ((number, reason),) = store.failures("small")
+    assert number == 0
+    assert f"quarantined: {MAX_ATTEMPTS} workers were lost on it" in reason
+    assert recorded(store) == Counter([1])
+
+
+def freeze(address: str, started: str, result: str) -> None:
+    logging.basicConfig(filename=result, level=logging.WARNING)
+    store = StudyStore(address, lease_s=LEASE_S)
+    registration = Registration(store.claims, "frozen")
+    claim = store.claim("small", "frozen")
+    assert claim
+    registration.hold(claim.lease)
+    evaluation = measure(claim.policy)
+    Path(started).touch()
+    time.sleep(0.5)  # frozen here, for longer than the lease
+    while not Path(started + ".thawed").exists():
+        time.sleep(0.01)
+    try:
+        store.record(claim, evaluation)
+    except LeaseLost as error:
+        logging.warning("refused: %s", error)
+    registration.close()
+
+
+def test_a_frozen_workers_late_result_is_refused(
+    address: str, make_record: Make, tmp_path: Path
+) -> None:
+    """Protection: recording is fenced on worker and attempt."""
+    store = make_store(address, make_record())
+    started, log = tmp_path / "started", tmp_path / "log"
+    frozen = start(freeze, address, str(started), str(log))
+    while not started.exists():
+        time.sleep(0.01)
+    os.kill(frozen.pid or 0, signal.SIGSTOP)
+    time.sleep(LEASE_S + 0.3)
+    registration = Registration(store.claims, "survivor")
+    taken = store.claim("small", "survivor")
+    assert taken
+    assert (taken.lease.number, taken.lease.attempt) == (0, 2)
+    registration.hold(taken.lease)
+    (tmp_path / "started.thawed").touch()
+    os.kill(frozen.pid or 0, signal.SIGCONT)
+    frozen.join(60)
+    assert frozen.exitcode == 0
+    assert "refused: trial 0: the lease of frozen (attempt 1) ran out" in log.read_text()
+    assert store.evaluations("small") == []
+    store.record(taken, measure(taken.policy))
+    registration.close()
+    finish(address, "survivor")
+    assert recorded(store) == Counter(range(12))
+
+
+def test_a_living_worker_keeps_its_lease(address: str, make_record: Make) -> None:
+    """Protection: the renewing thread."""
+    store = make_store(address, make_record(budget={"trials": 1}))
+    registration = Registration(store.claims, "slow")
+    claim = store.claim("small", "slow")
+    assert claim
+    registration.hold(claim.lease)
+    time.sleep(2 * LEASE_S)
+    assert store.claim("small", "eager") is None
+    store.record(claim, measure(claim.policy))
+    registration.close()
+    assert recorded(store) == Counter([0])
+
+
+def shifted_clock(address: str, hours: int) -> None:
+    import studies.store.claims
+    import studies.store.workers
+
+    class Shifted(studies.store.claims.datetime):  # type: ignore[name-defined, misc]
+        @classmethod
+        def now(cls, tz: object = None) -> object:
+            return super().now(tz) + timedelta(hours=hours)
+
+    studies.store.claims.datetime = studies.store.workers.datetime = Shifted  # type: ignore[misc]
+    genuine = time.time
+    time.time = lambda: genuine() + hours * 3600
+    finish(address, f"shifted{hours}")
+
+
+def test_clocks_an_hour_off_take_nothing_from_others(
+    address: str, make_record: Make, tmp_path: Path
+) -> None:
+    """Protection: leases run by the database's clock."""
+    store = make_store(address, make_record())
+    registration = Registration(store.claims, "right")
+    mine = store.claim("small", "right")
+    assert mine
+    registration.hold(mine.lease)
+    early, late = start(shifted_clock, address, -1), start(shifted_clock, address, 1)
+    time.sleep(3 * LEASE_S)
+    store.record(mine, measure(mine.policy))
+    registration.hold(None)
+    for process in (early, late):
+        process.join(60)
+        assert process.exitcode == 0
+    registration.close()
+    assert recorded(store) == Counter(range(12))
+    assert store.progress("small").lost == 0
+
+
+# Workers
+
+
+def test_a_name_belongs_to_one_living_worker(address: str, make_record: Make) -> None:
+    """Protection: registration refuses a name that is alive."""
+    store = make_store(address, make_record())
+    first = Registration(store.claims, "ann")
+    with pytest.raises(Exception, match="'ann' is in use"):
+        Registration(store.claims, "ann")
+    (seen,) = list_workers(store.database)
+    assert (seen.name, seen.alive, seen.study, seen.pid) == ("ann", True, None, os.getpid())
+    claim = store.claim("small", "ann")
+    assert claim
+    (seen,) = list_workers(store.database)
+    assert (seen.study, seen.trial) == ("small", 0)
+    first.close()
+    assert list(list_workers(store.database)) == []
+    Registration(store.claims, "ann").close()
+
+
+def register_and_die(address: str) -> None:
+    store = StudyStore(address)  # with the usual, long lease
+    Registration(store.claims, "victim")
+    store.claim("small", "victim")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_this_hosts_dead_workers_are_known_at_once(address: str, make_record: Make) -> None:
+    """Protection: the launcher looks for processes that are gone, and need not wait a lease."""
+    store = StudyStore(address, create=True)
+    store.create(make_record(budget={"trials": 1}))
+    victim = start(register_and_die, address)
+    victim.join(60)
+    assert store.claim("small", "other") is None
+    assert release_dead(store.database) == 1
+    claim = store.claim("small", "other")
+    assert claim
+    assert claim.lease.attempt == 2
+    assert list(list_workers(store.database)) == []
+
+
+# Disks and databases that take no more
+
+
+def test_a_read_only_store_is_refused_and_the_result_kept(address: str, make_record: Make) -> None:
+    """Protection: the error is known for what it is, and nothing is half-written."""
+    store = make_store(address, make_record())
+    claim = store.claim("small", "tester")
+    assert claim
+    engine = store.database.engine
+
+    def read_only(connection: object, _: object) -> None:
+        if store.database.is_sqlite:
+            connection.execute("pragma query_only = on")  # type: ignore[attr-defined]
+        else:
+            connection.read_only = True  # type: ignore[attr-defined]
+
+    engine.dispose()
+    event.listen(engine, "connect", read_only)
+    with pytest.raises(BadInput, match="is read-only: make it writable"):
+        store.record(claim, measure(claim.policy))
+    assert store.evaluations("small") == []
+    event.remove(engine, "connect", read_only)
+    engine.dispose()
+    store.record(claim, measure(claim.policy))
+    assert recorded(store) == Counter([0])
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, make_record: Make) -> None:
+    """Protection: one transaction a record, and a result that is kept until it lands."""
+    store = make_store(f"sqlite:///{tmp_path}/s.db", make_record())
+    claim = store.claim("small", "tester")
+    assert claim
+    evaluation = measure(claim.policy)
+    engine = store.database.engine
+
+    def limit(connection: object, pages: int) -> None:
+        connection.execute(f"pragma max_page_count = {pages}")  # type: ignore[attr-defined]
+
+    with engine.connect() as connection:
+        used = connection.exec_driver_sql("pragma page_count").scalar()
+    engine.dispose()
+    event.listen(engine, "connect", full := lambda connection, _: limit(connection, used))
+    many = [("harvest", evaluation)] * 50
+    with pytest.raises(StoreUnavailable, match="the disk is full: free some room"):
+        store.record(claim, evaluation, *many, patience_s=0.2)
+    assert store.evaluations("small") == []
+    with store.database.read() as reading:
+        state = reading.execute(select(trials.c.finished).where(trials.c.number == 0)).scalar()
+    assert state is None
+    event.remove(engine, "connect", full)
+    engine.dispose()
+    store.record(claim, evaluation, *many)
+    assert len(store.evaluations("small")) == 51

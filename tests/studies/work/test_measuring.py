@@ -1,0 +1,165 @@
+"""What a trial measures on the real model, and what it makes of what others have found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundled_model import open_bundled
+
+from search.disk_cache import DiskTraceCache
+from search.evaluate import Evaluator, measure_reference
+from search.front import as_points, front_indices
+from search.results import judge
+from studies.config import TrialSection, parse_config
+from studies.live_front import KnownFront
+from studies.records import HARVEST, StudyRecord
+from studies.store.contributions import Contribution, contribute
+from studies.store.writer import StudyStore
+from studies.work.measuring import Measurer
+
+FIELDS = {
+    "name": "real",
+    "model": {"checkpoint": "bundled:fashion"},
+    "data": {"dataset": "fashion", "calibration_images": 64},
+    "anchors": {"bits": [4], "thresholds": [0.8]},
+    "budget": {"trials": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
+    found = open_bundled(64, DiskTraceCache(tmp_path_factory.mktemp("traces")))
+    found.split = found.split.head(900)
+    return found
+
+
+@pytest.fixture
+def store(tmp_path: Path, evaluator: Evaluator) -> StudyStore:
+    found = StudyStore(f"sqlite:///{tmp_path}/store.db", create=True)
+    record = StudyRecord(
+        parse_config(FIELDS, "test"), evaluator.ledger, measure_reference(evaluator), "accuracy",
+        evaluator.card.digest, evaluator.data_digest,
+    )  # fmt: skip
+    assert found.create(record)
+    return found
+
+
+def measurer(store: StudyStore, evaluator: Evaluator, **settings: float) -> Measurer:
+    space = store.get("real").space
+    return Measurer(evaluator, space, TrialSection(**settings), KnownFront(store, "real"))
+
+
+def record_one(store: StudyStore, measure: Measurer) -> None:
+    claim = store.claim("real", "tester")
+    assert claim
+    found = measure.measure(claim.policy)
+    store.record(
+        claim,
+        found.evaluation,
+        *((HARVEST, one) for one in found.harvested),
+        attributes=found.attributes,
+    )
+
+
+def test_a_trace_gives_its_own_policy_and_its_front(
+    store: StudyStore, evaluator: Evaluator
+) -> None:
+    measure = measurer(store, evaluator, harvest=12)
+    policy = measure.space.uniform(4, 0.8)
+    found = measure.measure(policy)
+    assert found.evaluation == evaluator.evaluate(policy)
+    assert found.attributes == {}
+    assert len(found.harvested) in (11, 12)  # one of the twelve may be the policy itself
+    points = as_points(
+        [one.value for one in found.harvested], [one.gbops for one in found.harvested]
+    )
+    np.testing.assert_array_equal(front_indices(points), np.arange(len(points)))
+    assert points[0, 1] < found.evaluation.gbops
+    for one in found.harvested:
+        measure.space.check(one.policy)
+        assert one.policy.bits_as_dict() == policy.bits_as_dict()
+        assert one == evaluator.evaluate(one.policy)
+
+
+def test_what_is_recorded_already_is_not_harvested_again(
+    store: StudyStore, evaluator: Evaluator
+) -> None:
+    measure = measurer(store, evaluator)
+    record_one(store, measure)
+    rows = store.evaluations("real")
+    assert [row.source for row in rows] == ["anchor"] + [HARVEST] * (len(rows) - 1)
+    assert {row.trial for row in rows} == {0}
+    # Another worker, which knows nothing but what the store says, finds only what was left out.
+    other = measurer(store, evaluator)
+    again = other.measure(rows[0].policy)
+    front = as_points([row.value for row in rows], [row.gbops for row in rows])
+    known = {row.digest for row in rows}
+    for one in again.harvested:
+        assert one.policy.digest not in known
+        joined = np.concatenate([front, [[one.value, one.gbops]]])
+        assert len(front) in front_indices(joined)
+
+
+def test_a_hopeless_pass_is_given_up_and_can_be_repeated(
+    store: StudyStore, evaluator: Evaluator
+) -> None:
+    space = store.get("real").space
+    strong = measurer(store, evaluator).measure(space.uniform(4, 0.8))
+    contribute(
+        store,
+        "real",
+        [Contribution("strong", one) for one in (strong.evaluation, *strong.harvested)],
+    )
+    weights_only = space.uniform(8, 1.0)
+    bits = tuple(2 for _ in weights_only.weight_bits)
+    poor = space.decode({**space.encode(weights_only), **{
+        f"w.{group}": width for group, width in zip(space.weight_groups, bits, strict=True)
+    }})  # fmt: skip
+    found = measurer(store, evaluator).measure(poor)
+    assert found.harvested == ()
+    assert found.attributes == {"raced": {"samples": found.evaluation.samples, "of": 900}}
+    assert found.evaluation.samples < 900
+    trace = evaluator.first_trace(poor, found.evaluation.samples)
+    assert found.evaluation == judge(poor, trace, evaluator.ledger, evaluator.task)
+    # It was right to: the whole pass would not have added anything.
+    whole = measurer(store, evaluator, racing=0).measure(poor)
+    assert (whole.harvested, whole.evaluation.samples) == ((), 900)
+
+
+def test_neither_is_done_where_both_are_off(store: StudyStore, evaluator: Evaluator) -> None:
+    measure = measurer(store, evaluator, harvest=0, racing=0)
+    record_one(store, measure)
+    assert len(store.evaluations("real")) == 1
+    found = measure.measure(measure.space.uniform(2, 1.0))
+    assert (found.harvested, found.attributes, found.evaluation.samples) == ((), {}, 900)
+
+
+def test_a_front_is_learned_as_it_grows(store: StudyStore, evaluator: Evaluator) -> None:
+    front = KnownFront(store, "real")
+    front.learn()
+    assert front.points.shape == (0, 2)
+    assert front.beyond(np.array([[0.1, 9.0]])).all()
+    record_one(store, measurer(store, evaluator))
+    front.learn()
+    rows = store.evaluations("real")
+    points = as_points([row.value for row in rows], [row.gbops for row in rows])
+    np.testing.assert_array_equal(front.points, points[front_indices(points)])
+    value, cost = front.points[-1]
+    near = [[value, cost], [value + 0.001, cost], [value, cost - 1e-6], [value, cost + 1]]
+    np.testing.assert_array_equal(front.beyond(np.array(near)), [False, True, True, False])
+    # A recovered model's figures say nothing about this model's bits.
+    evaluation = store.details(rows[:1])[0]
+    contribute(store, "real", [Contribution("better", evaluation, "f" * 64, Path("f.safetensors"))])
+    before = front.points
+    front.learn()
+    np.testing.assert_array_equal(front.points, before)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"harvest": -1}, {"harvest": 1001}, {"racing": 0.4}, {"racing": 1}]
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="0"):
+        TrialSection(**settings)

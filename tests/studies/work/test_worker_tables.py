@@ -1,0 +1,54 @@
+"""A worker takes up sensitivity tables that are measured while it serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundled_model import open_bundled
+
+from search.bits.tables import Sensitivity
+from search.disk_cache import DiskCaches
+from search.evaluate import measure_reference
+from search.sensitivity import SensitivityMeter
+from studies.config import load_config
+from studies.records import StudyRecord
+from studies.store.workers import Registration
+from studies.store.writer import StudyStore
+from studies.work.worker import Worker
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Worker:
+    """Of the bundled study, before its first trial."""
+    evaluator = open_bundled(512)
+    store = StudyStore(f"sqlite:///{tmp_path}/store.db", create=True)
+    record = StudyRecord(
+        load_config("fashion"), evaluator.ledger, measure_reference(evaluator), "accuracy",
+        evaluator.card.digest, evaluator.data_digest,
+    )  # fmt: skip
+    store.create(record)
+    return Worker(store, Registration(store.claims, "tester"), DiskCaches(tmp_path / "cache"))
+
+
+def test_tables_that_appear_later_are_used(worker: Worker, tmp_path: Path) -> None:
+    assert worker._next_claim() is not None
+    assert worker.store.tables == {}
+
+    bits = (2, 3, 4, 5, 6, 7, 8)
+    row = Sensitivity(1, bits, 4.0 ** -np.array(bits), np.zeros((7, 6)))
+    # What another command on this machine does, less the measuring.
+    meter = SensitivityMeter(open_bundled(512), "block", DiskCaches(tmp_path / "cache").tables)
+    wanted = meter._wanted()
+    for side, name in wanted:
+        assert worker._next_claim() is not None
+        assert worker.store.tables == {}  # not while some are missing
+        assert meter.cache is not None
+        meter.cache.store(meter._key(side, name), row)
+    assert worker._next_claim() is not None
+    found = worker.store.tables["fashion"]
+    assert len(found.weights) + len(found.activations) == len(wanted)
+    for one in [*found.weights.values(), *found.activations.values()]:
+        np.testing.assert_array_equal(one.noise, row.noise)
+    worker.registration.close()
