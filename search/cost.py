@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from search.errors import BadInput
-from search.policy import FULL_PRECISION, Granularity, Policy
+from search.policy import FULL_PRECISION, Bits, Granularity, Policy
 
 Part = Literal["embed", "block", "head"]
 Kind = Literal["conv", "linear", "matmul"]
@@ -46,7 +46,7 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """An operation under a policy: its two bit-widths and its BOPs when executed once."""
+    """An operation under bits: its two bit-widths and its BOPs when executed once."""
 
     op: Op
     left_bits: int
@@ -105,52 +105,49 @@ class Ledger:
                 weights[group_of(op, granularity)] = None
         return tuple(weights), tuple(activations)
 
-    def bits(self, policy: Policy) -> dict[str, tuple[int, int]]:
-        """Bits ``(left, right)`` of every operation by name.
+    def widths(self, bits: Bits) -> dict[str, tuple[int, int]]:
+        """Widths ``(left, right)`` of every operation by name.
 
         Raises:
-            BadInput: when the policy has another number of groups or exits than this model.
+            BadInput: when the bits are of another number of groups than this model has.
         """
-        weights, activations = self.groups(policy.granularity)
-        for what, have, need in (
-            ("weight bit-widths", len(policy.weight_bits), len(weights)),
-            ("activation bit-widths", len(policy.activation_bits), len(activations)),
-            ("thresholds", len(policy.thresholds), len(self.exit_blocks)),
-        ):
-            if have != need:
-                raise BadInput(
-                    f"policy has {have} {what}, the model needs {need}: "
-                    "use a policy searched for this model"
-                )
-        weight_bits = dict(zip(weights, policy.weight_bits, strict=True))
-        activation_bits = dict(zip(activations, policy.activation_bits, strict=True))
-        fixed = {"embed": policy.embed_bits, "head": policy.head_bits}
+        weights, activations = self.groups(bits.granularity)
+        _refuse_other("weight bit-widths", len(bits.weights), len(weights))
+        _refuse_other("activation bit-widths", len(bits.activations), len(activations))
+        weight_bits = dict(zip(weights, bits.weights, strict=True))
+        activation_bits = dict(zip(activations, bits.activations, strict=True))
+        fixed = {"embed": bits.embed, "head": bits.head}
         table: dict[str, tuple[int, int]] = {}
         for op in self.ops:
             if op.part != "block":
                 table[op.name] = (fixed[op.part], fixed[op.part])
                 continue
-            group = group_of(op, policy.granularity)
+            group = group_of(op, bits.granularity)
             left = activation_bits[group]
             table[op.name] = (left, left if op.kind == "matmul" else weight_bits[group])
         return table
 
-    def rows(self, policy: Policy) -> tuple[LedgerRow, ...]:
-        """The ledger under a policy, one row an operation."""
-        table = self.bits(policy)
+    def check(self, policy: Policy) -> None:
+        """Raise ``BadInput`` unless the policy has as many groups and exits as this model."""
+        self.widths(policy.bits)
+        _refuse_other("thresholds", len(policy.thresholds), len(self.exit_blocks))
+
+    def rows(self, bits: Bits) -> tuple[LedgerRow, ...]:
+        """The ledger under bits, one row an operation."""
+        table = self.widths(bits)
         return tuple(LedgerRow(op, *table[op.name]) for op in self.ops)
 
-    def path_bops(self, policy: Policy) -> np.ndarray:
+    def path_bops(self, bits: Bits) -> np.ndarray:
         """BOPs of a sample that leaves at each exit, float64 ``[E]``, all heads passed included."""
-        rows = self.rows(policy)
+        rows = self.rows(bits)
         return np.array(
             [sum(row.bops for row in rows if row.op.block <= last) for last in self.exit_blocks],
             dtype=np.float64,
         )
 
-    def cost(self, policy: Policy, exits: np.ndarray) -> Cost:
+    def cost(self, bits: Bits, exits: np.ndarray) -> Cost:
         """Cost over samples that leave at the exits ``exits`` (indices, ``[N]``)."""
-        path = self.path_bops(policy)
+        path = self.path_bops(bits)
         counts = np.bincount(exits, minlength=len(path))
         rates = counts / counts.sum()
         reached = int(np.searchsorted(np.cumsum(counts), np.ceil(0.95 * counts.sum())))
@@ -164,10 +161,10 @@ class Ledger:
     def _at_full_depth(self, op: Op) -> bool:
         return op.part != "head" or op.block == self.exit_blocks[-1]
 
-    def references(self, policy: Policy) -> References:
+    def references(self, bits: Bits) -> References:
         """The three references: full depth, only the last exit's head."""
         macs = self.full_depth_macs
-        same = sum(row.bops for row in self.rows(policy) if self._at_full_depth(row.op))
+        same = sum(row.bops for row in self.rows(bits) if self._at_full_depth(row.op))
         return References(
             w32a32=float(macs * FULL_PRECISION**2), w8a8=float(macs * 8**2), same_bits=float(same)
         )
@@ -181,3 +178,11 @@ class Ledger:
         """Build what :meth:`as_dict` gave."""
         ops: Sequence[Mapping[str, Any]] = fields["ops"]
         return cls(tuple(Op(**op) for op in ops), tuple(fields["exit_blocks"]))
+
+
+def _refuse_other(what: str, have: int, need: int) -> None:
+    if have != need:
+        raise BadInput(
+            f"policy has {have} {what}, the model needs {need}: "
+            "use a policy searched for this model"
+        )

@@ -24,11 +24,11 @@ from search.engines.base import resolve_engine
 from search.engines.reference import ReferenceEngine
 from search.models.card import RECOVERED_FROM, InputSpec, ModelCard
 from search.models.early_exit import EarlyExitModel
-from search.policy import Policy
+from search.policy import Bits, Policy
 from search.quantize import calibration as calibrate
 from search.quantize.histograms import Histogram
 from search.quantize.ranges import resolve_quantizer
-from search.results import Evaluation, judge
+from search.results import Evaluation, evaluate_trace
 from search.tasks import Task, resolve_task
 from search.thresholds.racing import race_order
 from search.trace import ExitTrace
@@ -143,11 +143,11 @@ class Evaluator:
         """Names the images evaluated on and those that set the quantizer's ranges."""
         return digest_of([self.split.digest, self.calibration.digest])
 
-    def trace_key(self, policy: Policy) -> str:
-        """Digest of everything that the trace of ``policy`` depends on."""
+    def trace_key(self, bits: Bits) -> str:
+        """Digest of everything that the trace of ``bits`` depends on."""
         return digest_of(
             {
-                "bits": policy.bits_as_dict(),
+                "bits": bits.as_dict(),
                 "model": self.card.digest,
                 "split": self.split.digest,
                 "calibration": self.calibration.digest,
@@ -158,20 +158,20 @@ class Evaluator:
             }
         )
 
-    def trace(self, policy: Policy) -> ExitTrace:
-        """The trace of the policy's bits, from the cache or from one pass over the split.
+    def trace(self, bits: Bits) -> ExitTrace:
+        """The trace of ``bits``, from the cache or from one pass over the split.
 
         Raises:
-            BadInput: when the policy does not fit the model.
+            BadInput: when they do not fit the model.
         """
-        *_, whole = self.growing_trace(policy, ())
+        *_, whole = self.growing_trace(bits, ())
         return whole
 
-    def growing_trace(self, policy: Policy, looks: Sequence[int]) -> Iterator[ExitTrace]:
+    def growing_trace(self, bits: Bits, looks: Sequence[int]) -> Iterator[ExitTrace]:
         """The trace of ever more images in their :func:`race_order`, and at last :meth:`trace`.
 
         Args:
-            policy: whose bits.
+            bits: of the model.
             looks: ascending numbers of images after which a trace is given; rounded up to whole
                 batches.
 
@@ -180,46 +180,46 @@ class Evaluator:
             order. Only the whole where it is known already.
 
         Raises:
-            BadInput: when the policy does not fit the model.
+            BadInput: when the bits do not fit the model.
         """
-        self.ledger.bits(policy)
-        key = self.trace_key(policy)
+        self.ledger.widths(bits)
+        key = self.trace_key(bits)
         if self.cache is not None and (known := self.cache.load(key)) is not None:
             yield known
             return
         wanted = list(looks)
         parts: list[ExitTrace] = []
-        for part in self._race(policy):
+        for part in self._race(bits):
             parts.append(part)
             seen = sum(len(one) for one in parts)
             if wanted and wanted[0] <= seen < len(self.split):
                 wanted = [look for look in wanted if look > seen]
                 yield ExitTrace.joined(parts)
-        trace = ExitTrace.joined(parts).take(np.argsort(self._order(policy)))
+        trace = ExitTrace.joined(parts).take(np.argsort(self._order(bits)))
         if self.cache is not None:
             self.cache.store(key, trace)
         yield trace
 
-    def first_trace(self, policy: Policy, count: int) -> ExitTrace:
+    def first_trace(self, bits: Bits, count: int) -> ExitTrace:
         """The trace of the first ``count`` images of the race, where a pass was given up."""
         parts: list[ExitTrace] = []
-        for part in self._race(policy):
+        for part in self._race(bits):
             parts.append(part)
             if sum(len(one) for one in parts) >= count:
                 break
         return ExitTrace.joined(parts)
 
-    def _order(self, policy: Policy) -> np.ndarray:
-        return race_order(len(self.split), digest_of(policy.bits_as_dict()))
+    def _order(self, bits: Bits) -> np.ndarray:
+        return race_order(len(self.split), bits.digest)
 
-    def _race(self, policy: Policy) -> Iterator[ExitTrace]:
+    def _race(self, bits: Bits) -> Iterator[ExitTrace]:
         """The trace of every batch in the order of the race."""
-        bits = self.ledger.bits(policy)
+        widths = self.ledger.widths(bits)
         batches = self._traces(
-            self.engine.run, self.split.take(self._order(policy)), self.engine.name
+            self.engine.run, self.split.take(self._order(bits)), self.engine.name
         )
         while True:
-            self.engine.set_bits(bits)  # whoever looked may have used the engine meanwhile
+            self.engine.set_bits(widths)  # whoever looked may have used the engine meanwhile
             part = next(batches, None)
             if part is None:
                 return
@@ -251,10 +251,15 @@ class Evaluator:
         return trace
 
     def evaluate(self, policy: Policy) -> Evaluation:
-        """Measure ``policy`` on the split."""
-        return self.judge(policy, self.trace(policy))
+        """Measure ``policy`` on the split.
 
-    def judge(self, policy: Policy, trace: ExitTrace) -> Evaluation:
+        Raises:
+            BadInput: when it does not fit the model.
+        """
+        self.ledger.check(policy)
+        return self.evaluate_trace(policy, self.trace(policy.bits))
+
+    def evaluate_trace(self, policy: Policy, trace: ExitTrace) -> Evaluation:
         """Measure ``policy`` on a trace of its bits.
 
         Without risk terms where the trace is not of the whole split, and for a recovered model,
@@ -262,7 +267,7 @@ class Evaluator:
         """
         held = len(trace) == len(self.split) and RECOVERED_FROM not in self.card.training
         reference = self.full_precision_trace() if held else None
-        return judge(policy, trace, self.ledger, self.task, reference)
+        return evaluate_trace(policy, trace, self.ledger, self.task, reference)
 
     def _run(self, outputs_of: Callable[[Tensor], Tensor]) -> ExitTrace:
         return ExitTrace.joined(list(self._traces(outputs_of, self.split, ReferenceEngine.name)))

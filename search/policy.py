@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from search.digest import canonical_json, digest_of
@@ -20,45 +20,98 @@ GRANULARITIES: tuple[Granularity, ...] = ("block", "layer")
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """One point of the search: frozen values with a digest.
+class Bits:
+    """What costs a pass of the model: a bit-width for every layer group, embedding and heads.
 
     Attributes:
         granularity: ``"block"`` (one group a block) or ``"layer"`` (one group a layer).
-        weight_bits: bits of each weight group, each 2..8, or 32 for full precision.
-        activation_bits: bits of each activation group, likewise.
-        thresholds: one per exit, in [0, 1]. A sample leaves at the first exit whose confidence is
-            at least its threshold; the last is 0, since nothing follows it.
-        embed_bits: both operands of the patch embedding.
-        head_bits: both operands of every exit head.
+        weights: bits of each weight group, each 2..8, or 32 for full precision.
+        activations: bits of each activation group, likewise.
+        embed: both operands of the patch embedding.
+        head: both operands of every exit head.
 
     Raises:
         BadInput: when a value is outside what is said above.
     """
 
     granularity: Granularity
-    weight_bits: tuple[int, ...]
-    activation_bits: tuple[int, ...]
-    thresholds: tuple[float, ...]
-    embed_bits: int = 8
-    head_bits: int = 8
+    weights: tuple[int, ...]
+    activations: tuple[int, ...]
+    embed: int = 8
+    head: int = 8
 
     def __post_init__(self) -> None:
         if self.granularity not in GRANULARITIES:
             raise BadInput(
                 f"granularity {self.granularity!r}: choose one of {', '.join(GRANULARITIES)}"
             )
-        for what in ("weight_bits", "activation_bits", "thresholds"):
-            if not getattr(self, what):
-                raise BadInput(f"a policy needs at least one value in {what}")
         for what, widths in (
-            ("weight_bits", self.weight_bits),
-            ("activation_bits", self.activation_bits),
-            ("embed_bits", (self.embed_bits,)),
-            ("head_bits", (self.head_bits,)),
+            ("weight_bits", self.weights),
+            ("activation_bits", self.activations),
+            ("embed_bits", (self.embed,)),
+            ("head_bits", (self.head,)),
         ):
+            if not widths:
+                raise BadInput(f"a policy needs at least one value in {what}")
             for width in widths:
                 check_bits(what, width)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The bits as plain values with the schema version of policies."""
+        return {
+            "schema": POLICY_SCHEMA,
+            "granularity": self.granularity,
+            "weight_bits": list(self.weights),
+            "activation_bits": list(self.activations),
+            "embed_bits": self.embed,
+            "head_bits": self.head,
+        }
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal bits give equal text."""
+        return canonical_json(self.as_dict())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return digest_of(self.as_dict())
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Bits:
+        """Build bits from plain values, checking every one.
+
+        Raises:
+            BadInput: for an unknown schema, a missing or unknown field, or a value out of range.
+        """
+        _check_fields(fields, _BITS_FIELDS)
+        return cls(
+            granularity=cast(Granularity, fields["granularity"]),
+            weights=_numbers("weight_bits", fields["weight_bits"]),
+            activations=_numbers("activation_bits", fields["activation_bits"]),
+            embed=fields["embed_bits"],
+            head=fields["head_bits"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One point of the search: bits, which cost a pass, and thresholds, which cost NumPy.
+
+    Attributes:
+        bits: of every layer group, the patch embedding and the heads.
+        thresholds: one per exit, in [0, 1]. A sample leaves at the first exit whose confidence is
+            at least its threshold; the last is 0, since nothing follows it.
+
+    Raises:
+        BadInput: when a threshold is outside what is said above.
+    """
+
+    bits: Bits
+    thresholds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.thresholds:
+            raise BadInput("a policy needs at least one value in thresholds")
         for threshold in self.thresholds:
             check_threshold("threshold", threshold)
         if self.thresholds[-1] != 0:
@@ -69,15 +122,8 @@ class Policy:
 
     def as_dict(self) -> dict[str, Any]:
         """The policy as plain values with its schema version."""
-        return {
-            "schema": POLICY_SCHEMA,
-            "granularity": self.granularity,
-            "weight_bits": list(self.weight_bits),
-            "activation_bits": list(self.activation_bits),
-            "thresholds": [float(value) + 0.0 for value in self.thresholds],
-            "embed_bits": self.embed_bits,
-            "head_bits": self.head_bits,
-        }
+        thresholds = [float(value) + 0.0 for value in self.thresholds]
+        return {**self.bits.as_dict(), "thresholds": thresholds}
 
     def to_json(self) -> str:
         """Canonical JSON: equal policies give equal text."""
@@ -88,15 +134,9 @@ class Policy:
         """SHA-256 of the canonical JSON."""
         return digest_of(self.as_dict())
 
-    def bits_as_dict(self) -> dict[str, Any]:
-        """Everything but the thresholds: what a trace depends on."""
-        fields = self.as_dict()
-        del fields["thresholds"]
-        return fields
-
-    def with_thresholds(self, thresholds: Sequence[float]) -> Policy:
+    def with_thresholds(self, thresholds: Iterable[float]) -> Policy:
         """The same bits under other thresholds."""
-        return replace(self, thresholds=tuple(float(value) for value in thresholds))
+        return Policy(self.bits, tuple(float(value) for value in thresholds))
 
     def at_full_depth(self) -> Policy:
         """The same bits under thresholds that only a confidence of 1 reaches."""
@@ -109,23 +149,9 @@ class Policy:
         Raises:
             BadInput: for an unknown schema, a missing or unknown field, or a value out of range.
         """
-        if repr(fields.get("schema")) != repr(POLICY_SCHEMA):  # True is no schema
-            raise BadInput(
-                f"policy schema {fields.get('schema')!r} is not {POLICY_SCHEMA}: "
-                "export the policy again with this version of exitbits"
-            )
-        expected = {"schema", *cls.__dataclass_fields__}
-        if set(fields) != expected:
-            odd = ", ".join(sorted(repr(name) for name in set(fields) ^ expected))
-            raise BadInput(f"policy fields missing or unknown: {odd}; export the policy again")
-        return cls(
-            granularity=cast(Granularity, fields["granularity"]),
-            weight_bits=_numbers("weight_bits", fields["weight_bits"]),
-            activation_bits=_numbers("activation_bits", fields["activation_bits"]),
-            thresholds=_numbers("thresholds", fields["thresholds"]),
-            embed_bits=fields["embed_bits"],
-            head_bits=fields["head_bits"],
-        )
+        _check_fields(fields, {*_BITS_FIELDS, "thresholds"})
+        bits = Bits.from_dict({name: fields[name] for name in _BITS_FIELDS})
+        return cls(bits, _numbers("thresholds", fields["thresholds"]))
 
     @classmethod
     def from_json(cls, text: str) -> Policy:
@@ -141,6 +167,22 @@ class Policy:
         if not isinstance(fields, dict):
             raise BadInput("a policy must be a JSON object: export it again")
         return cls.from_dict(fields)
+
+
+_BITS_FIELDS = frozenset(
+    {"schema", "granularity", "weight_bits", "activation_bits", "embed_bits", "head_bits"}
+)
+
+
+def _check_fields(fields: Mapping[str, Any], expected: Set[str]) -> None:
+    if repr(fields.get("schema")) != repr(POLICY_SCHEMA):  # True is no schema
+        raise BadInput(
+            f"policy schema {fields.get('schema')!r} is not {POLICY_SCHEMA}: "
+            "export the policy again with this version of exitbits"
+        )
+    if set(fields) != expected:
+        odd = ", ".join(sorted(repr(name) for name in set(fields) ^ expected))
+        raise BadInput(f"policy fields missing or unknown: {odd}; export the policy again")
 
 
 def _numbers(what: str, values: object) -> tuple[Any, ...]:

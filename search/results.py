@@ -1,4 +1,4 @@
-"""The verdict on one policy: metric, cost and routing, from a trace and the ledger. No torch."""
+"""What was measured of one policy: metric, cost and routing, from a trace and the ledger."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Evaluation:
         )
 
 
-def judge(
+def evaluate_trace(
     policy: Policy,
     trace: ExitTrace,
     ledger: Ledger,
@@ -108,8 +108,8 @@ def judge(
         metric=task.metric,
         value=score.value,
         standard_error=score.standard_error,
-        cost=ledger.cost(policy, routing.exits),
-        references=ledger.references(policy),
+        cost=ledger.cost(policy.bits, routing.exits),
+        references=ledger.references(policy.bits),
         exit_rates=tuple(float(rate) for rate in routing.exit_rates),
         utilization=tuple(float(used) for used in routing.utilization),
         mean_exit=routing.mean_exit,

@@ -24,13 +24,13 @@ from search.digest import digest_of
 from search.engines.reference import ReferenceEngine
 from search.errors import BadInput
 from search.evaluate import Evaluator, normalized_batches
-from search.policy import FULL_PRECISION, QUANTIZED_BITS, Granularity, Policy
+from search.policy import FULL_PRECISION, QUANTIZED_BITS, Bits, Granularity
 
 IMAGES = 256
 VERSION = 1
 
 Side = Literal["weights", "activations"]
-Bits = Mapping[str, tuple[int, int]]
+Widths = Mapping[str, tuple[int, int]]
 OnRow = Callable[[int, int], None]
 
 
@@ -99,18 +99,18 @@ class SensitivityMeter:
             *(("activations", name) for name in activations),
         ]
 
-    def joint(self, policy: Policy) -> Sensitivity:
-        """Noise of the last block's output and drift with all of a policy's bits at once.
+    def joint(self, bits: Bits) -> Sensitivity:
+        """Noise of the last block's output and drift with all of ``bits`` at once.
 
         The embedding and the heads stay in full precision, as they do in the tables.
         """
         ledger = self.evaluator.ledger
         fixed = {op.name for op in ledger.ops if op.part != "block"}
-        bits = {
+        table = {
             name: (FULL_PRECISION, FULL_PRECISION) if name in fixed else widths
-            for name, widths in ledger.bits(policy).items()
+            for name, widths in ledger.widths(bits).items()
         }
-        noise, drift = self._compare([bits], ledger.exit_blocks[-1])
+        noise, drift = self._compare([table], ledger.exit_blocks[-1])
         return Sensitivity(ledger.exit_blocks[-1], (0,), noise, drift)
 
     def _key(self, side: Side, group: str) -> str:
@@ -163,7 +163,7 @@ class SensitivityMeter:
             table[op.name] = (left, right)
         return table
 
-    def _compare(self, tables: Sequence[Bits], block: int) -> tuple[np.ndarray, np.ndarray]:
+    def _compare(self, tables: Sequence[Widths], block: int) -> tuple[np.ndarray, np.ndarray]:
         """Noise ``[B]`` after ``block`` and drift ``[B, E]`` of each table against all at 32."""
         engine = self.evaluator.engine
         wide = {op.name: (FULL_PRECISION, FULL_PRECISION) for op in self.evaluator.ledger.ops}
@@ -174,8 +174,8 @@ class SensitivityMeter:
             truth, states = engine.run_states(images)
             expected = F.log_softmax(truth.double(), dim=-1)
             power += float(states[block - 1].double().square().sum())
-            for index, bits in enumerate(tables):
-                engine.set_bits(bits)
+            for index, table in enumerate(tables):
+                engine.set_bits(table)
                 outputs, changed = engine.run_states(images)
                 difference = changed[block - 1].double() - states[block - 1].double()
                 error[index] += float(difference.square().sum())
@@ -231,24 +231,20 @@ def check_additivity(
     for _ in range(policies):
         # A width of its own a policy, so that mild and harsh ones are both among them.
         low = rng.integers(0, min(len(space.weight_choices), len(space.activation_choices)))
-        policy = Policy(
-            space.granularity,
-            tuple(int(rng.choice(space.weight_choices[low:])) for _ in space.weight_groups),
-            tuple(int(rng.choice(space.activation_choices[low:])) for _ in space.activation_groups),
-            (0.0,) * space.exits,
-            space.embed_bits,
-            space.head_bits,
+        bits = space.bits(
+            [rng.choice(space.weight_choices[low:]) for _ in space.weight_groups],
+            [rng.choice(space.activation_choices[low:]) for _ in space.activation_groups],
         )
         parts = [
             rows[group].at(width)
-            for rows, groups, bits in (
-                (tables.weights, space.weight_groups, policy.weight_bits),
-                (tables.activations, space.activation_groups, policy.activation_bits),
+            for rows, groups, widths in (
+                (tables.weights, space.weight_groups, bits.weights),
+                (tables.activations, space.activation_groups, bits.activations),
             )
-            for group, width in zip(groups, bits, strict=True)
+            for group, width in zip(groups, widths, strict=True)
         ]
         predicted.append((sum(n for n, _ in parts), sum(float(d[-1]) for _, d in parts)))
-        joint = meter.joint(policy)
+        joint = meter.joint(bits)
         measured.append((float(joint.noise[0]), float(joint.drift[0, -1])))
     noise, drift = (
         _rank_correlation([row[k] for row in predicted], [row[k] for row in measured])

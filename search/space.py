@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from search.cost import Ledger
 from search.errors import BadInput
-from search.policy import QUANTIZED_BITS, Granularity, Policy, check_bits, check_threshold
+from search.policy import (
+    FULL_PRECISION,
+    QUANTIZED_BITS,
+    Bits,
+    Granularity,
+    Policy,
+    check_bits,
+    check_threshold,
+)
 
 
 class Proposer(Protocol):
@@ -70,20 +78,19 @@ class PolicySpace:
 
     def propose(self, proposer: Proposer) -> Policy:
         """Ask ``proposer`` for every value, always in the same order under the same names."""
-        return self._policy(
-            [
-                self._choose(proposer, f"w.{group}", self.weight_choices)
-                for group in self.weight_groups
-            ],
-            [
-                self._choose(proposer, f"a.{group}", self.activation_choices)
-                for group in self.activation_groups
-            ],
-            [
-                proposer.suggest_float(f"t.exit{index}", self.threshold_low, self.threshold_high)
-                for index in range(1, self.exits)
-            ],
-        )
+        weights = [
+            self._choose(proposer, f"w.{group}", self.weight_choices)
+            for group in self.weight_groups
+        ]
+        activations = [
+            self._choose(proposer, f"a.{group}", self.activation_choices)
+            for group in self.activation_groups
+        ]
+        thresholds = [
+            proposer.suggest_float(f"t.exit{index}", self.threshold_low, self.threshold_high)
+            for index in range(1, self.exits)
+        ]
+        return Policy(self.bits(weights, activations), (*thresholds, 0.0))
 
     def encode(self, policy: Policy) -> dict[str, int | float]:
         """The values by which :meth:`propose` would give ``policy``.
@@ -94,8 +101,8 @@ class PolicySpace:
         self.check(policy)
         values: dict[str, int | float] = {}
         for prefix, groups, choices, bits in (
-            ("w", self.weight_groups, self.weight_choices, policy.weight_bits),
-            ("a", self.activation_groups, self.activation_choices, policy.activation_bits),
+            ("w", self.weight_groups, self.weight_choices, policy.bits.weights),
+            ("a", self.activation_groups, self.activation_choices, policy.bits.activations),
         ):
             for group, width in zip(groups, bits, strict=True):
                 values[f"{prefix}.{group}"] = (
@@ -123,20 +130,21 @@ class PolicySpace:
             self.granularity, len(self.weight_groups), len(self.activation_groups), self.exits,
             self.embed_bits, self.head_bits,
         )  # fmt: skip
+        bits = policy.bits
         given = (
-            policy.granularity, len(policy.weight_bits), len(policy.activation_bits),
-            len(policy.thresholds), policy.embed_bits, policy.head_bits,
+            bits.granularity, len(bits.weights), len(bits.activations), len(policy.thresholds),
+            bits.embed, bits.head,
         )  # fmt: skip
         if shape != given:
             raise BadInput(
                 "the policy does not fit the space: (granularity, weight groups, activation "
                 f"groups, exits, embed bits, head bits) is {given}, must be {shape}"
             )
-        for what, bits, choices in (
-            ("weight_bits", policy.weight_bits, self.weight_choices),
-            ("activation_bits", policy.activation_bits, self.activation_choices),
+        for what, widths, choices in (
+            ("weight_bits", bits.weights, self.weight_choices),
+            ("activation_bits", bits.activations, self.activation_choices),
         ):
-            for value in bits:
+            for value in widths:
                 if value not in choices:
                     listed = ", ".join(str(choice) for choice in choices)
                     raise BadInput(f"{what} {value}: this space allows {listed}")
@@ -147,39 +155,47 @@ class PolicySpace:
                     f"{self.threshold_low} to {self.threshold_high}"
                 )
 
+    def bits(self, weights: Iterable[int], activations: Iterable[int]) -> Bits:
+        """Bits of this space's groups, with its embedding and heads.
+
+        Args:
+            weights, activations: one width a group, in the groups' order.
+        """
+        return Bits(
+            self.granularity,
+            tuple(int(width) for width in weights),
+            tuple(int(width) for width in activations),
+            self.embed_bits,
+            self.head_bits,
+        )
+
+    def policy(self, bits: Bits, threshold: float) -> Policy:
+        """Bits under the same threshold at every exit but the last."""
+        return Policy(bits, (*[float(threshold)] * (self.exits - 1), 0.0))
+
     def uniform(self, bits: int, threshold: float) -> Policy:
         """The same bits in every group and the same threshold at every exit but the last."""
-        return self._policy(
-            [bits] * len(self.weight_groups),
-            [bits] * len(self.activation_groups),
-            [threshold] * (self.exits - 1),
-        )
+        weights, activations = len(self.weight_groups), len(self.activation_groups)
+        return self.policy(self.bits([bits] * weights, [bits] * activations), threshold)
 
     def narrowest(self) -> Policy:
         """The fewest bits everywhere, every threshold at its lowest."""
-        return self._extreme(0, self.threshold_low)
+        return self.policy(self._extreme(0), self.threshold_low)
 
     def widest(self) -> Policy:
         """The most bits everywhere, every threshold at its highest."""
-        return self._extreme(-1, self.threshold_high)
+        return self.policy(self._extreme(-1), self.threshold_high)
 
-    def _extreme(self, choice: int, threshold: float) -> Policy:
-        return self._policy(
+    def full_precision(self) -> Bits:
+        """No quantization anywhere, embedding and heads included; outside the space."""
+        wide = FULL_PRECISION
+        weights = (wide,) * len(self.weight_groups)
+        return Bits(self.granularity, weights, (wide,) * len(self.activation_groups), wide, wide)
+
+    def _extreme(self, choice: int) -> Bits:
+        return self.bits(
             [self.weight_choices[choice]] * len(self.weight_groups),
             [self.activation_choices[choice]] * len(self.activation_groups),
-            [threshold] * (self.exits - 1),
-        )
-
-    def _policy(
-        self, weight_bits: list[int], activation_bits: list[int], thresholds: list[float]
-    ) -> Policy:
-        return Policy(
-            self.granularity,
-            tuple(weight_bits),
-            tuple(activation_bits),
-            (*thresholds, 0.0),
-            self.embed_bits,
-            self.head_bits,
         )
 
     @staticmethod

@@ -196,8 +196,8 @@ _CELLS: tuple[tuple[str, Callable[[FrontSummary, Recorded], str]], ...] = (
     ("p95", lambda _, row: f"{row.gbops_p95:.4f}"),
     ("reduction", lambda front, row: f"{front.reduction(row):.2%}"),
     ("mean exit", lambda _, row: f"{row.mean_exit:.2f}"),
-    ("bits w", lambda _, row: _compact(row.policy.weight_bits)),
-    ("bits a", lambda _, row: _compact(row.policy.activation_bits)),
+    ("bits w", lambda _, row: _compact(row.policy.bits.weights)),
+    ("bits a", lambda _, row: _compact(row.policy.bits.activations)),
     ("thresholds", lambda _, row: " ".join(f"{t:.2f}" for t in row.policy.thresholds[:-1])),
     ("from", lambda _, row: row.source),
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from search.front import as_points, front_indices
+from search.policy import Bits
 from studies.records import Recorded
 from studies.store.database import StoreUnavailable
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class KnownFront:
+class LiveFront:
     """The non-dominated evaluations of a study's own model, read from the store as they come.
 
     Args:
@@ -32,8 +33,8 @@ class KnownFront:
         """Metric and GBOPs, ``[K, 2]``, by ascending cost."""
         self.rows: list[Recorded] = []
         """The evaluations of the front, likewise."""
-        self.best_by_bits: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
-        """The best metric recorded of every set of weight and activation bits."""
+        self.best_by_bits: dict[Bits, float] = {}
+        """The best metric recorded of every set of bits."""
 
     def learn(self) -> None:
         """Read what is new; while the store is away, go on with what is known."""
@@ -47,7 +48,7 @@ class KnownFront:
         self._revision = rows[-1].revision
         own = [row for row in rows if row.model is None]
         for row in own:
-            bits = (row.policy.weight_bits, row.policy.activation_bits)
+            bits = row.policy.bits
             self.best_by_bits[bits] = max(row.value, self.best_by_bits.get(bits, 0.0))
         known = [*self.rows, *own]
         points = as_points([row.value for row in known], [row.gbops for row in known])

@@ -6,7 +6,7 @@ import numpy as np
 
 from search.cost import Ledger, Op
 from search.policy import Policy
-from search.results import Evaluation, judge
+from search.results import Evaluation, evaluate_trace
 from search.tasks import resolve_task
 from search.trace import ExitTrace
 from studies.records import HARVEST
@@ -38,11 +38,11 @@ def measure(policy: Policy) -> Evaluation:
     """Evaluate a policy on a made-up trace that depends on its bits, as a real one does."""
     seed = int(policy.with_thresholds([0.0] * len(policy.thresholds)).digest[:8], 16)
     rng = np.random.default_rng(seed)
-    quality = np.mean(policy.weight_bits + policy.activation_bits) / 10
+    quality = np.mean(policy.bits.weights + policy.bits.activations) / 10
     right = rng.random((200, 2)) < [0.8 * quality, quality]
     statistic = np.stack([right.astype(np.int32), np.ones_like(right, dtype=np.int32)], axis=-1)
     trace = ExitTrace(rng.random((200, 2), dtype=np.float32), statistic, (1, 2))
-    return judge(policy, trace, small_ledger(), resolve_task("classification"))
+    return evaluate_trace(policy, trace, small_ledger(), resolve_task("classification"))
 
 
 def grow(store: StudyStore, name: str, trials: int, *, harvest: bool = False) -> None:

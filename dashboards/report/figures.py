@@ -143,7 +143,8 @@ def bits_figure(summary: FrontSummary) -> go.Figure:
     groups = [f"a {name}" for name in reversed(space.activation_groups)] + [
         f"w {name}" for name in reversed(space.weight_groups)
     ]
-    bits = np.array([[*reversed(p.activation_bits), *reversed(p.weight_bits)] for p in policies]).T
+    given = [policy.bits for policy in policies]
+    bits = np.array([[*reversed(b.activations), *reversed(b.weights)] for b in given]).T
     labels = _front_labels(rows)
     figure = go.Figure(
         go.Heatmap(
@@ -224,8 +225,8 @@ def _hover(summary: FrontSummary, row: Recorded) -> str:
             f"{summary.record.metric} {row.value:.4f} ± {row.standard_error:.4f}",
             f"{row.gbops:.4f} GBOPs expected, {row.gbops_p95:.4f} p95",
             f"{summary.reduction(row):.2%} below 32x32, mean exit {row.mean_exit:.2f}",
-            f"weights {' '.join(map(str, policy.weight_bits))}",
-            f"activations {' '.join(map(str, policy.activation_bits))}",
+            f"weights {' '.join(map(str, policy.bits.weights))}",
+            f"activations {' '.join(map(str, policy.bits.activations))}",
             f"thresholds {' '.join(f'{t:.2f}' for t in policy.thresholds[:-1])}",
         )
     )

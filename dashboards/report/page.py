@@ -127,8 +127,8 @@ def _table_row(row: Recorded, found: Evaluation) -> str:
         f"{right}{found.cost.worst / GIGA:.4f}",
         f"{right}{found.reduction:.2%}",
         f"{right}{found.mean_exit:.2f}",
-        f"{left}{' '.join(map(str, policy.weight_bits))}",
-        f"{left}{' '.join(map(str, policy.activation_bits))}",
+        f"{left}{' '.join(map(str, policy.bits.weights))}",
+        f"{left}{' '.join(map(str, policy.bits.activations))}",
         f"{left}{' '.join(f'{t:.2f}' for t in policy.thresholds[:-1])}",
         f"{left}{escape(row.source)}",
     )

@@ -23,7 +23,7 @@ import numpy as np
 from search.bits.tables import Sensitivity, SensitivityTables
 from search.cost import Ledger, group_of
 from search.errors import ExitbitsError, NoPolicyFound
-from search.policy import Policy
+from search.policy import Bits
 from search.results import GIGA
 from search.space import PolicySpace
 from search.trace import Routing
@@ -78,26 +78,14 @@ class Allocation:
     """Bits under a budget.
 
     Attributes:
-        weight_bits, activation_bits: as in a policy.
+        bits: of every group of the problem's space.
         damage: the objective.
         cost: A(b, t) in BOPs under the usage that was assumed.
     """
 
-    weight_bits: tuple[int, ...]
-    activation_bits: tuple[int, ...]
+    bits: Bits
     damage: float
     cost: float
-
-    def policy(self, space: PolicySpace, thresholds: Sequence[float]) -> Policy:
-        """These bits under thresholds."""
-        return Policy(
-            space.granularity,
-            self.weight_bits,
-            self.activation_bits,
-            tuple(float(value) for value in thresholds),
-            space.embed_bits,
-            space.head_bits,
-        )
 
 
 @dataclass(frozen=True)
@@ -123,14 +111,14 @@ class AllocationProblem:
     beta: float = 1.0
     weights: Usage | None = None
 
-    def damage(self, policy: Policy) -> float:
-        """The objective for a policy's bits: what the tables predict."""
+    def damage(self, bits: Bits) -> float:
+        """The objective for bits: what the tables predict."""
         total = 0.0
-        for names, bits, rows in (
-            (self.space.weight_groups, policy.weight_bits, self.tables.weights),
-            (self.space.activation_groups, policy.activation_bits, self.tables.activations),
+        for names, widths, rows in (
+            (self.space.weight_groups, bits.weights, self.tables.weights),
+            (self.space.activation_groups, bits.activations, self.tables.activations),
         ):
-            for name, width in zip(names, bits, strict=True):
+            for name, width in zip(names, widths, strict=True):
                 total += self._damage(rows[name], width)
         return total
 
@@ -250,15 +238,15 @@ class AllocationProblem:
         found = {}
         for budget in budgets:
             allocation = self.solve(float(budget))
-            found[allocation.weight_bits, allocation.activation_bits] = allocation
+            found[allocation.bits] = allocation
         return list(found.values())
 
     def _allocation(self, taken: Sequence[Choice]) -> Allocation:
         return Allocation(
-            weight_bits=tuple(
-                choice.weight_bits for choice in taken if choice.weight_bits is not None
+            bits=self.space.bits(
+                [choice.weight_bits for choice in taken if choice.weight_bits is not None],
+                [choice.activation_bits for choice in taken],
             ),
-            activation_bits=tuple(choice.activation_bits for choice in taken),
             damage=sum(choice.damage for choice in taken),
             cost=self.fixed_cost + sum(choice.cost for choice in taken),
         )

@@ -16,7 +16,7 @@ import numpy as np
 from search.bits.allocation import Usage
 from search.bits.tables import Sensitivity, SensitivityTables
 from search.cost import Ledger, group_of
-from search.policy import Policy
+from search.policy import Bits
 from search.results import GIGA
 from search.space import PolicySpace
 
@@ -37,21 +37,14 @@ class Surrogate:
     tables: SensitivityTables | None = None
     beta: float = 1.0
 
-    def vector(self, policy: Policy) -> np.ndarray:
-        """The policy's bits, int64 ``[G]``."""
-        return np.array(policy.weight_bits + policy.activation_bits, dtype=np.int64)
+    def vector(self, bits: Bits) -> np.ndarray:
+        """Weight widths, then activation widths, int64 ``[G]``."""
+        return np.array(bits.weights + bits.activations, dtype=np.int64)
 
-    def policy(self, vector: np.ndarray, like: Policy) -> Policy:
-        """The policy with these bits and the thresholds of another."""
+    def bits(self, vector: np.ndarray) -> Bits:
+        """The bits that :meth:`vector` gave ``vector`` for."""
         weights = len(self.space.weight_groups)
-        return Policy(
-            self.space.granularity,
-            tuple(int(width) for width in vector[:weights]),
-            tuple(int(width) for width in vector[weights:]),
-            like.thresholds,
-            self.space.embed_bits,
-            self.space.head_bits,
-        )
+        return self.space.bits(vector[:weights], vector[weights:])
 
     @cached_property
     def _macs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

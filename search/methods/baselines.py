@@ -6,7 +6,7 @@ that no comparison is won by better thresholds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,8 @@ from search.bits.tables import SensitivityTables
 from search.errors import BadInput
 from search.front import as_points, front_indices
 from search.methods.outer import OuterProblem
-from search.policy import FULL_PRECISION, Policy
-from search.results import Evaluation, judge
+from search.policy import Bits, Policy
+from search.results import Evaluation, evaluate_trace
 from search.space import PolicySpace
 from search.thresholds.candidates import Harvest
 
@@ -64,35 +64,27 @@ class BaselineSet:
 
     def __iter__(self) -> Iterator[Baseline]:
         """Evaluate them one by one, each trace once."""
-        for name, policy in self.named_bits():
-            yield Baseline(name, (self._judge(policy.at_full_depth()),))
-            yield Baseline(name + EXITS, self.with_exits(policy))
+        for name, bits in self.named_bits():
+            deepest = self.outer.space.policy(bits, 1.0)
+            yield Baseline(name, (self._evaluate(deepest),))
+            yield Baseline(name + EXITS, self.with_exits(bits))
 
     def sources(self) -> list[str]:
         """The source of every baseline, in the order in which they are evaluated."""
         return [source for name, _ in self.named_bits() for source in (name, name + EXITS)]
 
-    def named_bits(self) -> list[tuple[str, Policy]]:
+    def named_bits(self) -> list[tuple[str, Bits]]:
         """The bits of every baseline, under the name that it has at full depth."""
         space = self.outer.space
-        legal = set(space.weight_choices) & set(space.activation_choices)
-        full = Policy(
-            space.granularity,
-            (FULL_PRECISION,) * len(space.weight_groups),
-            (FULL_PRECISION,) * len(space.activation_groups),
-            (0.0,) * space.exits,
-            FULL_PRECISION,
-            FULL_PRECISION,
-        )
         return [
-            ("full precision", full),
-            *((uniform_name(b), space.uniform(b, 1.0)) for b in UNIFORM_BITS if b in legal),
-            *(("static", policy) for policy in self.static_bits()),
+            ("full precision", space.full_precision()),
+            *((uniform_name(b), space.uniform(b, 1.0).bits) for b in _legal(space, UNIFORM_BITS)),
+            *(("static", bits) for bits in self.static_bits()),
         ]
 
-    def static_bits(self) -> list[Policy]:
+    def static_bits(self) -> list[Bits]:
         """Static mixed precision: allocations as if every sample ran every block."""
-        ledger = self.outer.laboratory.ledger
+        ledger = self.outer.traces.ledger
         problem = AllocationProblem(
             self.outer.space,
             ledger,
@@ -100,35 +92,36 @@ class BaselineSet:
             Usage.full_depth(ledger),
             self.outer.settings.beta,
         )
-        blank = (0.0,) * self.outer.space.exits
-        return [found.policy(self.outer.space, blank) for found in problem.sweep(self.allocations)]
+        return [found.bits for found in problem.sweep(self.allocations)]
 
-    def with_exits(self, policy: Policy) -> tuple[Evaluation, ...]:
+    def with_exits(self, bits: Bits) -> tuple[Evaluation, ...]:
         """Those harvested policies of a trace that stand for its front."""
-        found = thinned(self.outer.harvest(policy), self.points)
-        policies = [policy.with_thresholds(row) for row in found.thresholds]
-        return tuple(self._judge(one) for one in policies)
+        found = thinned(self.outer.harvest(bits), self.points)
+        return tuple(self._evaluate(found.policy(bits, index)) for index in range(len(found)))
 
-    def _judge(self, policy: Policy) -> Evaluation:
-        laboratory = self.outer.laboratory
-        return judge(
-            policy, laboratory.trace(policy), laboratory.ledger, laboratory.task,
-            laboratory.full_precision_trace(),
+    def _evaluate(self, policy: Policy) -> Evaluation:
+        traces = self.outer.traces
+        return evaluate_trace(
+            policy, traces.trace(policy.bits), traces.ledger, traces.task,
+            traces.full_precision_trace(),
         )  # fmt: skip
 
 
-def trained_baselines(space: PolicySpace) -> list[tuple[str, Policy, tuple[float, ...]]]:
-    """Uniform bits to be trained for: source, policy, and how much each exit counts.
+def trained_baselines(space: PolicySpace) -> list[tuple[str, Bits, tuple[float, ...]]]:
+    """Uniform bits to be trained for: source, bits, and how much each exit counts.
 
     Quantization-aware training knows no thresholds yet, so every exit counts alike.
     """
-    legal = set(space.weight_choices) & set(space.activation_choices)
     even = (1 / space.exits,) * space.exits
     return [
-        (f"QAT {uniform_name(bits)}{EXITS}", space.uniform(bits, space.threshold_high), even)
-        for bits in TRAINED_BITS
-        if bits in legal
+        (f"QAT {uniform_name(bits)}{EXITS}", space.uniform(bits, 1.0).bits, even)
+        for bits in _legal(space, TRAINED_BITS)
     ]
+
+
+def _legal(space: PolicySpace, widths: Sequence[int]) -> list[int]:
+    """Those widths that weights and activations may both have."""
+    return [w for w in widths if w in space.weight_choices and w in space.activation_choices]
 
 
 def uniform_name(bits: int) -> str:

@@ -28,7 +28,7 @@ from search.bits.tables import SensitivityTables
 from search.cost import Ledger
 from search.errors import NoPolicyFound
 from search.methods.outer import OuterProblem
-from search.policy import Policy
+from search.policy import Bits, Policy
 from search.results import GIGA
 from search.space import PolicySpace
 
@@ -116,7 +116,7 @@ class Maqee:
         Raises:
             NoPolicyFound: when nothing in the space costs so little; the error names what does.
         """
-        refuse_impossible(self.outer.space, self.outer.laboratory.ledger, budget)
+        refuse_impossible(self.outer.space, self.outer.traces.ledger, budget)
         run = _Run(self, budget)
         stops = {epsilon: run.alternate(epsilon) for epsilon in self.epsilons()}
         if run.best is None:
@@ -133,13 +133,13 @@ class Maqee:
         settings = self.outer.settings
         if settings.epsilons is not None:
             return tuple(sorted(settings.epsilons))
-        found = self.outer.harvest(self.outer.space.widest())
+        found = self.outer.harvest(self.outer.space.widest().bits)
         ranks = np.linspace(0, len(found) - 1, settings.starts).round().astype(int)
         return tuple(sorted({float(risk) for risk in self.outer.risk(found)[ranks]}))
 
     def problem(self, usage: Usage) -> AllocationProblem:
         """The inner problem under a usage."""
-        ledger = self.outer.laboratory.ledger
+        ledger = self.outer.traces.ledger
         settings = self.outer.settings
         if not settings.amortized:
             # Cost stays what it is; only the damage forgets how often a layer runs.
@@ -152,7 +152,7 @@ class Maqee:
 
 def refuse_impossible(space: PolicySpace, ledger: Ledger, budget: float) -> None:
     """Raise ``NoPolicyFound`` when nothing in the space costs as little as ``budget`` BOPs."""
-    cheapest = float(ledger.path_bops(space.narrowest())[0])
+    cheapest = float(ledger.path_bops(space.narrowest().bits)[0])
     if not budget >= cheapest:
         raise NoPolicyFound(
             f"no policy costs at most {budget / GIGA:.6g} GBOPs: the cheapest possible one "
@@ -167,44 +167,41 @@ class _Run:
     def __init__(self, loop: Maqee, budget: float) -> None:
         self.loop, self.budget = loop, budget
         self.iterates: list[Iterate] = []
-        self.traced: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+        self.traced: set[Bits] = set()
         self.best: Policy | None = None
         self.risk = math.inf
 
     def alternate(self, epsilon: float) -> str:
         """Alternate under one bound, and say why it ended."""
         outer = self.loop.outer
-        policy = outer.space.widest()
-        seen = set()
+        bits = outer.space.widest().bits
+        seen: set[Bits] = set()
         lowest = math.inf
         for iteration in range(outer.settings.max_iterations):
-            routed, attained = outer.within(policy, epsilon)
+            routed, attained = outer.within(bits, epsilon)
             if iteration and self._cost(routed) > self.budget:
                 # These bits cannot meet epsilon within the budget: the usage to plan for is that
                 # of the best that they can do.
-                routed, _ = outer.under(policy, self.budget) or (routed, math.inf)
-            self._note(routed)
-            usage = Usage.of(outer.laboratory.trace(routed).replay(routed.thresholds))
+                routed, _ = outer.under(bits, self.budget) or (routed, math.inf)
+            self.traced.add(bits)
+            usage = Usage.of(outer.traces.trace(bits).replay(routed.thresholds))
             try:
                 allocation = self.loop.problem(usage).solve(self.budget)
             except NoPolicyFound:
                 return "no allocation fits the budget at this depth"
-            bits = (allocation.weight_bits, allocation.activation_bits)
+            bits = allocation.bits
             if bits in seen:
                 return "the bits repeat"
             seen.add(bits)
-            policy = allocation.policy(outer.space, routed.thresholds)
-            risk = self._judge(policy, allocation, epsilon, attained)
+            risk = self._try(allocation, epsilon, attained)
             if math.isfinite(lowest) and lowest - risk < outer.settings.min_gain * abs(lowest):
                 return "the gain is below the least that counts"
             lowest = min(lowest, risk)
         return "the most iterations allowed"
 
-    def _judge(
-        self, policy: Policy, allocation: Allocation, epsilon: float, attained: bool
-    ) -> float:
-        self._note(policy)
-        found = self.loop.outer.under(policy, self.budget)
+    def _try(self, allocation: Allocation, epsilon: float, attained: bool) -> float:
+        self.traced.add(allocation.bits)
+        found = self.loop.outer.under(allocation.bits, self.budget)
         chosen, risk = found if found is not None else (None, math.inf)
         accepted = risk < self.risk
         iterate = Iterate(epsilon, attained, chosen, allocation.damage, risk, accepted)
@@ -216,9 +213,6 @@ class _Run:
 
     def _cost(self, policy: Policy) -> float:
         """Expected BOPs of a policy."""
-        laboratory = self.loop.outer.laboratory
-        exits = laboratory.trace(policy).replay(policy.thresholds).exits
-        return laboratory.ledger.cost(policy, exits).expected
-
-    def _note(self, policy: Policy) -> None:
-        self.traced.add((policy.weight_bits, policy.activation_bits))
+        traces = self.loop.outer.traces
+        exits = traces.trace(policy.bits).replay(policy.thresholds).exits
+        return traces.ledger.cost(policy.bits, exits).expected

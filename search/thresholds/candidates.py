@@ -12,6 +12,7 @@ import numpy as np
 
 from search.errors import BadInput, ExitbitsError
 from search.front import as_points, front_indices
+from search.policy import Bits, Policy
 from search.risk.terms import check_alike
 from search.tasks import Task
 from search.trace import ExitTrace
@@ -37,6 +38,10 @@ class Harvest:
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    def policy(self, bits: Bits, index: int) -> Policy:
+        """The bits under the vector at ``index``."""
+        return Policy(bits, tuple(float(value) for value in self.thresholds[index]))
 
     def cheapest_within(self, risk: np.ndarray, bound: float) -> int | None:
         """Index of the cheapest vector whose risk ``[K]`` is at most ``bound``."""

@@ -31,10 +31,10 @@ from search.digest import digest_of
 from search.errors import BadInput, check_range
 from search.evaluate import Evaluator, normalized_batches
 from search.models.early_exit import EarlyExitModel
-from search.policy import Policy
+from search.policy import Bits, Policy
 from search.quantize.ranges import resolve_quantizer
 from search.quantize.straight_through import StraightThrough
-from search.results import Evaluation, judge
+from search.results import Evaluation, evaluate_trace
 from search.tasks import Task
 from search.trace import ExitTrace
 from search.training.loop import TrainingData
@@ -98,12 +98,12 @@ OnStep = Callable[[StepReport], None]
 
 
 def recovery_key(
-    evaluator: Evaluator, policy: Policy, exit_rates: tuple[float, ...], recipe: RecoverRecipe
+    evaluator: Evaluator, bits: Bits, exit_rates: tuple[float, ...], recipe: RecoverRecipe
 ) -> str:
     """Digest of everything that a recovered model depends on, but the training images."""
     return digest_of(
         {
-            "bits": policy.bits_as_dict(),
+            "bits": bits.as_dict(),
             "exit_rates": list(exit_rates),
             "recipe": recipe.as_dict(),
             "model": evaluator.card.digest,
@@ -115,7 +115,7 @@ def recovery_key(
 
 def recover(
     evaluator: Evaluator,
-    policy: Policy,
+    bits: Bits,
     exit_rates: tuple[float, ...],
     data: TrainingData,
     recipe: RecoverRecipe,
@@ -123,12 +123,12 @@ def recover(
     state: Path | None = None,
     on_step: OnStep = lambda report: None,
 ) -> EarlyExitModel:
-    """Train a copy of the evaluator's model for a policy's bits.
+    """Train a copy of the evaluator's model for bits.
 
     Args:
         evaluator: holds the full-precision model, the calibration images and the quantizer.
-        policy: its bits are trained for; its thresholds play no part.
-        exit_rates: how often the policy leaves by each exit, ``[E]``.
+        bits: what is trained for.
+        exit_rates: how often samples leave by each exit, ``[E]``.
         data: training images.
         recipe: hyperparameters.
         state: a file that keeps the state of an interrupted recovery, which then goes on from
@@ -139,23 +139,23 @@ def recover(
         the recovered model in full precision, in evaluation mode.
 
     Raises:
-        BadInput: for too few images, or a policy of another model.
+        BadInput: for too few images, or bits of another model.
     """
     if len(data) < recipe.batch_size:
         raise BadInput(
             f"{len(data)} training images are fewer than one batch of {recipe.batch_size}: "
             "lower the batch size or add images"
         )
-    bits = evaluator.ledger.bits(policy)
+    widths = evaluator.ledger.widths(bits)
     teacher = evaluator.model.to(evaluator.device).eval()
     student = copy.deepcopy(teacher)
-    twin = StraightThrough(student, bits, resolve_quantizer(evaluator.quantizer))
+    twin = StraightThrough(student, widths, resolve_quantizer(evaluator.quantizer))
     twin.model.to(evaluator.device)
     parameters = list(student.parameters())
     optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=(0.9, 0.99))
     weights = torch.tensor(exit_rates, device=evaluator.device) + EXIT_FLOOR
     weights = weights / weights.sum()
-    saved = _State(state, recovery_key(evaluator, policy, exit_rates, recipe))
+    saved = _State(state, recovery_key(evaluator, bits, exit_rates, recipe))
     done = saved.load(student, optimizer)
 
     def loss_of(images: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ def recover(
 
 
 @dataclass(frozen=True)
-class RecoveredLaboratory:
+class RecoveredTraces:
     """Traces of a recovered model, held against the model that it was recovered from.
 
     Attributes:
@@ -219,9 +219,9 @@ class RecoveredLaboratory:
         """What both models' heads answer."""
         return self.recovered.task
 
-    def trace(self, policy: Policy) -> ExitTrace:
-        """The recovered model's trace of the policy's bits."""
-        return self.recovered.trace(policy)
+    def trace(self, bits: Bits) -> ExitTrace:
+        """The recovered model's trace of ``bits``."""
+        return self.recovered.trace(bits)
 
     def full_precision_trace(self) -> ExitTrace:
         """The original model's trace."""
@@ -229,8 +229,8 @@ class RecoveredLaboratory:
 
     def evaluate(self, policy: Policy) -> Evaluation:
         """Measure ``policy`` on the recovered model."""
-        trace, reference = self.trace(policy), self.full_precision_trace()
-        return judge(policy, trace, self.ledger, self.task, reference)
+        trace, reference = self.trace(policy.bits), self.full_precision_trace()
+        return evaluate_trace(policy, trace, self.ledger, self.task, reference)
 
 
 def distillation_loss(

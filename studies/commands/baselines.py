@@ -63,17 +63,17 @@ def run(args: argparse.Namespace) -> int:
             shown.advance(task)
     sources = list(dict.fromkeys(names))
     if (recovery := bench.recovery) is not None:
-        for name, policy, rates in trained_baselines(bench.outer.space):
-            file = args.models / f"{recovery.key(policy, rates)[:16]}.safetensors"
+        for name, bits, rates in trained_baselines(bench.outer.space):
+            file = args.models / f"{recovery.key(bits, rates)[:16]}.safetensors"
             with recovery_bar(console, name) as on_step:
-                made = recovery.make(policy, rates, file, on_step)
-            trained = BaselineSet(bench.outer.on(made.laboratory), bench.tables)
+                made = recovery.make(bits, rates, file, on_step)
+            trained = BaselineSet(bench.outer.on(made.traces), bench.tables)
             contribute(
                 store,
                 args.study,
                 [
                     Contribution(name, one, made.digest, made.weights)
-                    for one in trained.with_exits(policy)
+                    for one in trained.with_exits(bits)
                 ],
             )
             sources.append(name)

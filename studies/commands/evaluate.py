@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
         )
     given_up = args.split == bundle.split and recorded.samples < len(evaluator.split)
     if given_up:
-        trace = evaluator.first_trace(policy, recorded.samples)
-        measured = evaluator.judge(policy, trace)
+        trace = evaluator.first_trace(policy.bits, recorded.samples)
+        measured = evaluator.evaluate_trace(policy, trace)
     else:
         measured = evaluator.evaluate(policy)
     reproduced = same_figures(measured, recorded) if args.split == bundle.split else None

@@ -148,13 +148,13 @@ def _recover(
     started = time.monotonic()
     policy = result.policy
     rates = bench.evaluator.evaluate(policy).exit_rates
-    file = folder / f"{recovery.key(policy, rates)[:16]}.safetensors"
+    file = folder / f"{recovery.key(policy.bits, rates)[:16]}.safetensors"
     with recovery_bar(console, f"MAQEE at {result.budget / GIGA:g} GBOPs") as on_step:
-        made = recovery.make(policy, rates, file, on_step)
-    outer = bench.outer.on(made.laboratory)
-    found = outer.under(policy, result.budget)
+        made = recovery.make(policy.bits, rates, file, on_step)
+    outer = bench.outer.on(made.traces)
+    found = outer.under(policy.bits, result.budget)
     chosen = policy if found is None else found[0]
-    better = made.laboratory.evaluate(chosen)
+    better = made.traces.evaluate(chosen)
     contribution = Contribution(RECOVERED, better, made.digest, made.weights)
     contribute(store, bench.record.config.name, [contribution])
     row = _row(RECOVERED, result, better, outer.terms(chosen), time.monotonic() - started)

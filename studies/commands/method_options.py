@@ -14,6 +14,8 @@ from rich.text import Text
 from search.caching import default_cache_folder
 from search.errors import BadInput
 from search.methods.settings import MaqeeSettings
+from search.policy import Bits
+from search.results import GIGA
 from studies.commands.common import add_json, add_store, stdout_console
 from studies.fronts import FrontSummary
 
@@ -94,16 +96,19 @@ def method_rows(summary: FrontSummary, sources: Sequence[str]) -> list[dict[str,
 
     Ordered by source as given, then by cost.
     """
-    ledger = summary.record.ledger
+
+    def same_bits(bits: Bits) -> float:
+        return summary.record.ledger.references(bits).same_bits
+
     rows = [row for row in summary.rows if row.source in sources]
     rows.sort(key=lambda row: (sources.index(row.source), row.gbops))
     return [
         {
             **summary.row_as_dict(row),
             "reduction_w8a8": 1 - row.gbops / summary.w8a8_gbops,
-            "reduction_same_bits": 1 - row.gbops * 1e9 / ledger.references(row.policy).same_bits,
-            "weight_bits": list(row.policy.weight_bits),
-            "activation_bits": list(row.policy.activation_bits),
+            "reduction_same_bits": 1 - row.gbops * GIGA / same_bits(row.policy.bits),
+            "weight_bits": list(row.policy.bits.weights),
+            "activation_bits": list(row.policy.bits.activations),
             "thresholds": list(row.policy.thresholds),
             "model": row.model,
             "checkpoint": row.checkpoint,

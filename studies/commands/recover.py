@@ -61,15 +61,15 @@ def run(args: argparse.Namespace) -> int:
     data = open_training_data(bundle.study.data.dataset, args.data, evaluator.card.input)
     recovery = Recovery(evaluator, data, read_recipe(args))
     with recovery_bar(console, f"policy {policy.digest[:12]}") as on_step:
-        made = recovery.make(policy, recorded.exit_rates, args.output, on_step)
+        made = recovery.make(policy.bits, recorded.exit_rates, args.output, on_step)
     low, high = bundle.study.space.thresholds
     space = PolicySpace.from_ledger(
-        evaluator.ledger, policy.granularity, threshold_low=low, threshold_high=high
+        evaluator.ledger, policy.bits.granularity, threshold_low=low, threshold_high=high
     )
-    outer = OuterProblem(made.laboratory, space, MaqeeSettings())
-    found = outer.under(policy, recorded.cost.expected)
+    outer = OuterProblem(made.traces, space, MaqeeSettings())
+    found = outer.under(policy.bits, recorded.cost.expected)
     chosen = policy if found is None else found[0]
-    better = made.laboratory.evaluate(chosen)
+    better = made.traces.evaluate(chosen)
     model = bundle.study.model.model_copy(update={"checkpoint": str(args.output.absolute())})
     written = bundle.model_copy(
         update={

@@ -10,11 +10,11 @@ from search.errors import BadInput
 from search.evaluate import Evaluator
 from search.models.card import RECOVERED_FROM, card_path
 from search.models.checkpoint import check_suffix, load_checkpoint, save_checkpoint
-from search.policy import Policy
+from search.policy import Bits
 from search.training.loop import TrainingData
 from search.training.recovery import (
     OnStep,
-    RecoveredLaboratory,
+    RecoveredTraces,
     RecoverRecipe,
     recover,
     recovery_key,
@@ -35,24 +35,24 @@ class Recovery:
     data: TrainingData
     recipe: RecoverRecipe
 
-    def key(self, policy: Policy, exit_rates: tuple[float, ...]) -> str:
+    def key(self, bits: Bits, exit_rates: tuple[float, ...]) -> str:
         """Digest of everything that a recovered model depends on, but the training images."""
-        return recovery_key(self.original, policy, exit_rates, self.recipe)
+        return recovery_key(self.original, bits, exit_rates, self.recipe)
 
     def make(
         self,
-        policy: Policy,
+        bits: Bits,
         exit_rates: tuple[float, ...],
         weights: Path,
         on_step: OnStep = lambda report: None,
     ) -> Recovered:
-        """Recover the model for a policy's bits, or load it where that is done already.
+        """Recover the model for bits, or load it where that is done already.
 
         An interrupted recovery leaves its state beside ``weights`` and goes on from there.
 
         Args:
-            policy: whose bits are trained for.
-            exit_rates: how often it leaves by each exit.
+            bits: what is trained for.
+            exit_rates: how often samples leave by each exit.
             weights: the checkpoint to write; its card goes beside it.
             on_step: receives progress.
 
@@ -60,7 +60,7 @@ class Recovery:
             BadInput: when there is another checkpoint at ``weights``, or weights without a card.
         """
         check_suffix(weights)
-        key = self.key(policy, exit_rates)
+        key = self.key(bits, exit_rates)
         if weights.exists() and card_path(weights).exists():
             model, card = load_checkpoint(weights)
             if card.training.get("recovery") != key:
@@ -72,7 +72,7 @@ class Recovery:
             )
         else:
             model = recover(
-                self.original, policy, exit_rates, self.data, self.recipe,
+                self.original, bits, exit_rates, self.data, self.recipe,
                 state=weights.with_suffix(".state"), on_step=on_step,
             )  # fmt: skip
             card = self.original.card.model_copy(
@@ -80,7 +80,7 @@ class Recovery:
                     "training": {
                         "recovery": key,
                         RECOVERED_FROM: self.original.card.digest,
-                        "bits": policy.bits_as_dict(),
+                        "bits": bits.as_dict(),
                         "recipe": self.recipe.as_dict(),
                     }
                 }
@@ -107,6 +107,6 @@ class Recovered:
     original: Evaluator
 
     @property
-    def laboratory(self) -> RecoveredLaboratory:
+    def traces(self) -> RecoveredTraces:
         """Its traces, held against the original's full precision."""
-        return RecoveredLaboratory(self.evaluator, self.original)
+        return RecoveredTraces(self.evaluator, self.original)

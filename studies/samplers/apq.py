@@ -38,8 +38,6 @@ FITTED = 200  # sets of bits that the fit looks at, the latest ones
 DRAWS = np.array([-1.28, -0.52, 0.0, 0.52, 1.28])  # deciles 1, 3, 5, 7, 9 of a normal
 LEAST_DOUBT = 0.002  # of a predicted metric, however well the fit went
 
-Bits = tuple[tuple[int, ...], tuple[int, ...]]
-
 
 class ApqSampler(BaseSampler):
     """See the module.
@@ -127,17 +125,17 @@ class _Proposal:
         drawn = self.rng.permutation(len(front))[:PARENTS]
         parents = self.knowledge.evaluations([keys[index] for index in drawn])
         taken = set(self.knowledge.best_by_bits())
-        taken |= {(one.weight_bits, one.activation_bits) for one in self.knowledge.pending()}
+        taken |= {one.bits for one in self.knowledge.pending()}
         slope, doubt = self._fit()
         log = bool(self.rng.random() < 0.5)
         best, highest = None, -np.inf
-        vectors = [self.surrogate.vector(parent.policy) for parent in parents]
+        vectors = [self.surrogate.vector(parent.policy.bits) for parent in parents]
         for index, parent in enumerate(parents):
             usage = _usage(parent)
             found = self._children(index, vectors)
             if index < ALLOCATIONS:
                 found += self._allocations(parent, usage)
-            new = [one for one in found if self._bits(one, parent) not in taken]
+            new = [one for one in found if self.surrogate.bits(one) not in taken]
             if not new:
                 continue
             candidates = np.array(new)
@@ -158,12 +156,8 @@ class _Proposal:
             top = int(np.argmax(gains))
             if gains[top] > highest:
                 highest = float(gains[top])
-                best = self.surrogate.policy(candidates[top], parent.policy)
+                best = Policy(self.surrogate.bits(candidates[top]), parent.policy.thresholds)
         return best
-
-    def _bits(self, vector: np.ndarray, like: Evaluation) -> Bits:
-        policy = self.surrogate.policy(vector, like.policy)
-        return policy.weight_bits, policy.activation_bits
 
     def _children(self, index: int, vectors: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Mutations of a parent and crosses with the others."""
@@ -195,12 +189,12 @@ class _Proposal:
             found = problem.solve(budget)
         except ExitbitsError:  # none fits, or the solver gave up: the children are left
             return []
-        return [np.array(found.weight_bits + found.activation_bits)]
+        return [surrogate.vector(found.bits)]
 
     def _fit(self) -> tuple[float, float]:
         """Metric lost for a unit of damage at full depth, and the doubt of a prediction."""
         known = list(self.knowledge.best_by_bits().items())[-FITTED:]
-        vectors = np.array([weights + activations for (weights, activations), _ in known])
+        vectors = np.array([self.surrogate.vector(bits) for bits, _ in known])
         values = np.array([value for _, value in known])
         damage = self.surrogate.damage(vectors, Usage.full_depth(self.surrogate.ledger))
         near = values >= np.median(values)  # collapsed ones say nothing about those worth having

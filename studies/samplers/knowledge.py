@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from search.bits.surrogate import Surrogate
-from search.policy import Policy
+from search.policy import Bits, Policy
 from search.results import GIGA, Evaluation
 from studies.records import StudyRecord
 from studies.store.database import StoreUnavailable
@@ -62,7 +62,7 @@ class StudyKnowledge:
                     self._details[row.id] = found
         return [self._details[key] for key in keys if key in self._details]
 
-    def best_by_bits(self) -> Mapping[tuple[tuple[int, ...], tuple[int, ...]], float]:
+    def best_by_bits(self) -> Mapping[Bits, float]:
         """The best metric recorded of every set of bits."""
         return self._known.best_by_bits
 

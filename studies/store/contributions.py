@@ -16,7 +16,6 @@ from typing import Any
 from optuna.trial import FixedTrial, TrialState, create_trial
 from sqlalchemy import Connection, insert, select, update
 
-from search.digest import canonical_json
 from search.results import Evaluation
 from search.space import PolicySpace
 from studies.store.rows import evaluation_row, trial_row
@@ -80,7 +79,7 @@ def contribute(store: StudyStore, name: str, found: Sequence[Contribution]) -> i
         groups: dict[str, list[tuple[Contribution, dict[str, Any]]]] = {}
         for one, row in fresh:
             own = one.model is None and space.contains(one.evaluation.policy)
-            bits = canonical_json(one.evaluation.policy.bits_as_dict()) if own else ""
+            bits = one.evaluation.policy.bits.to_json() if own else ""
             groups.setdefault(f"{one.source} {bits}" if own else "", []).append((one, row))
         alone = groups.pop("", [])
         counters = connection.execute(

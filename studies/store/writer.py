@@ -23,7 +23,7 @@ from search.digest import digest_of
 from search.errors import BadInput, check_range
 from search.results import Evaluation
 from studies.config import MAX_TRIALS, parse_config
-from studies.live_front import KnownFront
+from studies.live_front import LiveFront
 from studies.records import ANCHOR, Claim, StudyRecord
 from studies.samplers import SAMPLERS, make_sampler
 from studies.store.claims import Claims
@@ -50,7 +50,7 @@ class StudyStore(StudyReader):
         super().__init__(Database(address, create=create))
         self.storage = StoreStorage(self.database)
         self.claims = Claims(self.database) if lease_s is None else Claims(self.database, lease_s)
-        self._fronts: dict[str, KnownFront] = {}
+        self._fronts: dict[str, LiveFront] = {}
         self.tables: dict[str, SensitivityTables] = {}
         """Sensitivities by study, where this process has them; samplers may use them."""
         self._known: dict[str, tuple[int, StudyRecord, optuna.Study]] = {}
@@ -275,9 +275,9 @@ class StudyStore(StudyReader):
         self._known.pop(name, None)
         self._fronts.pop(name, None)
 
-    def known_front(self, name: str) -> KnownFront:
+    def known_front(self, name: str) -> LiveFront:
         """The study's front as this process knows it, one for all who ask."""
-        return self._fronts.setdefault(name, KnownFront(self, name))
+        return self._fronts.setdefault(name, LiveFront(self, name))
 
     def _study(self, name: str, stream: str) -> tuple[int, StudyRecord, optuna.Study]:
         if name not in self._known:

@@ -22,7 +22,7 @@ from search.thresholds.harvest import harvest
 from search.thresholds.racing import LOOKS, Race
 from search.trace import ExitTrace
 from studies.config import TrialSection
-from studies.live_front import KnownFront
+from studies.live_front import LiveFront
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Measurer:
     evaluator: Evaluator
     space: PolicySpace
     settings: TrialSection
-    front: KnownFront
+    front: LiveFront
 
     def measure(self, policy: Policy) -> Measured:
         """Evaluate a policy and harvest its trace, or give up where that is hopeless."""
         self.front.learn()
         trace, lost = self._run(policy)
-        evaluation = self.evaluator.judge(policy, trace)
+        evaluation = self.evaluator.evaluate_trace(policy, trace)
         if lost:
             raced = {"samples": len(trace), "of": len(self.evaluator.split)}
             return Measured(evaluation, attributes={"raced": raced})
@@ -71,11 +71,11 @@ class Measurer:
         samples = len(self.evaluator.split)
         confidence = self.settings.racing
         if not confidence or not len(self.front.points):
-            return self.evaluator.trace(policy), False
+            return self.evaluator.trace(policy.bits), False
         race = Race(self.front.points * [1.0, GIGA], samples, confidence)
         looks = [round(samples * part) for part in LOOKS]
         trace = None
-        for trace in self.evaluator.growing_trace(policy, looks):
+        for trace in self.evaluator.growing_trace(policy.bits, looks):
             if len(trace) < samples and race.is_lost(
                 self._choices(policy, trace), policy.thresholds
             ):
@@ -96,13 +96,13 @@ class Measurer:
             policy.with_thresholds(found.thresholds[index])
             for index in front[ranks.round().astype(np.int64)]
         ]
-        return [self.evaluator.judge(one, trace) for one in policies if one != policy]
+        return [self.evaluator.evaluate_trace(one, trace) for one in policies if one != policy]
 
     def _choices(self, policy: Policy, trace: ExitTrace) -> ExitChoices:
         return ExitChoices.of(
             trace,
             self.evaluator.task,
-            self.evaluator.ledger.path_bops(policy),
+            self.evaluator.ledger.path_bops(policy.bits),
             low=self.space.threshold_low,
             high=self.space.threshold_high,
         )

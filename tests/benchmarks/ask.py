@@ -22,7 +22,7 @@ from rich.table import Table
 from store import record_of_study, wide_ledger
 
 from search.policy import Policy
-from search.results import Evaluation, judge
+from search.results import Evaluation, evaluate_trace
 from search.tasks import resolve_task
 from search.trace import ExitTrace
 from studies.config import parse_config
@@ -32,13 +32,13 @@ from studies.store.writer import StudyStore
 
 def evaluate(policy: Policy, rng: np.random.Generator) -> Evaluation:
     """An evaluation whose accuracy grows with the bits, over noise."""
-    bits = np.array(policy.weight_bits + policy.activation_bits)
+    bits = np.array(policy.bits.weights + policy.bits.activations)
     chance = 0.95 - (4.0 ** -(bits - 1)).mean() + 0.02 * rng.standard_normal()
     right = rng.random((40, 13)) < chance
     statistic = np.stack([right, np.ones_like(right)], axis=-1).astype(np.int32)
     confidence = rng.random((40, 13), dtype=np.float32)
     trace = ExitTrace(confidence, statistic, tuple(range(1, 14)))
-    return judge(policy, trace, wide_ledger(), resolve_task("classification"))
+    return evaluate_trace(policy, trace, wide_ledger(), resolve_task("classification"))
 
 
 def asks(size: int, count: int) -> tuple[float, list[float]]:

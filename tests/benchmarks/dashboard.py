@@ -46,7 +46,7 @@ from store import record_of_study, wide_ledger
 
 from dashboards.security import CSRF_COOKIE, CSRF_HEADER
 from search.policy import Policy
-from search.results import Evaluation, judge
+from search.results import Evaluation, evaluate_trace
 from search.tasks import resolve_task
 from search.trace import ExitTrace
 from studies.records import Recorded
@@ -95,7 +95,7 @@ THEIR_FRONT_IS_THERE = """() => {
 
 def passes(policy: Policy, count: int, rng: np.random.Generator) -> list[Evaluation]:
     """A made-up pass of a policy's bits: the policy itself, and other thresholds on its trace."""
-    bits = np.mean(policy.weight_bits + policy.activation_bits) / 8
+    bits = np.mean(policy.bits.weights + policy.bits.activations) / 8
     depth = np.linspace(0.55, 1.0, 13)
     hard = rng.random((SAMPLES, 1))
     right = hard < (0.6 + 0.35 * bits) * depth
@@ -106,7 +106,7 @@ def passes(policy: Policy, count: int, rng: np.random.Generator) -> list[Evaluat
     for level in np.linspace(0.3, 1.0, count - 1):
         thresholds = np.clip(level + rng.normal(0, 0.05, 12), 0.3, 1.0)
         found.append(policy.with_thresholds([*thresholds.tolist(), 0.0]))
-    return [judge(one, trace, wide_ledger(), TASK) for one in found]
+    return [evaluate_trace(one, trace, wide_ledger(), TASK) for one in found]
 
 
 def grow(store: StudyStore, name: str, count: int) -> None:

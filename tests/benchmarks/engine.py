@@ -149,7 +149,7 @@ def agreement(quick: bool) -> list[dict[str, Any]]:
     rows = []
     for bits in range(2, 9):
         policy = PolicySpace.from_ledger(ledger, "block").uniform(bits, 0.9)
-        one, other = (evaluators[name].trace(policy) for name in ("reference", "fast"))
+        one, other = (evaluators[name].trace(policy.bits) for name in ("reference", "fast"))
         found = [evaluators["fast"].task.score(trace.replay(policy.thresholds).statistic)
                  for trace in (one, other)]  # fmt: skip
         exits = [trace.replay(policy.thresholds).exits for trace in (one, other)]

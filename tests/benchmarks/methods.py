@@ -48,7 +48,7 @@ from search.sensitivity import SensitivityMeter, check_additivity
 from search.space import PolicySpace
 from search.trace import ExitTrace
 from search.training.loop import ArrayData, TrainingData
-from search.training.recovery import RecoveredLaboratory, RecoverRecipe
+from search.training.recovery import RecoveredTraces, RecoverRecipe
 from studies.methods.recovery import Recovery
 
 BUDGETS = (0.085, 0.1, 0.12, 0.15, 0.2)
@@ -76,8 +76,8 @@ class Counting:
         return self.inner.task
 
     def trace(self, policy: Policy) -> ExitTrace:
-        self.seen.add((policy.weight_bits, policy.activation_bits))
-        return self.inner.trace(policy)
+        self.seen.add(policy.bits)
+        return self.inner.trace(policy.bits)
 
     def full_precision_trace(self) -> ExitTrace:
         return self.inner.full_precision_trace()
@@ -143,7 +143,10 @@ class Seed:
         here = search.evaluate(policy)
         there = held_out.evaluate(policy)
         risk = measure_risk(
-            search.trace(policy), self.search.full_precision_trace(), policy.thresholds, search.task
+            search.trace(policy.bits),
+            self.search.full_precision_trace(),
+            policy.thresholds,
+            search.task,
         )
         return Found(
             value=here.value,
@@ -185,7 +188,7 @@ class Seed:
 
 def right_of(evaluator: Evaluator, policy: Policy) -> np.ndarray:
     """What the policy makes of every image: 1 where it is right."""
-    routing = evaluator.trace(policy).replay(policy.thresholds)
+    routing = evaluator.trace(policy.bits).replay(policy.thresholds)
     right: np.ndarray = 1 - evaluator.task.loss(routing.statistic)
     return right
 
@@ -194,7 +197,7 @@ def under_budget(
     outer: OuterProblem, bits: Sequence[Policy], budget: float
 ) -> tuple[Policy, int] | None:
     """The thresholds of least risk within the budget over several sets of bits, a pass each."""
-    found = [one for policy in bits if (one := outer.under(policy, budget * GIGA)) is not None]
+    found = [one for policy in bits if (one := outer.under(policy.bits, budget * GIGA)) is not None]
     return (min(found, key=lambda one: one[1])[0], len(bits)) if found else None
 
 
@@ -220,7 +223,7 @@ def with_recovery(
     """Uniform bits trained for themselves, and MAQEE's policies recovered."""
     for name, policy, rates in trained_baselines(seed.space):
         pair, took = seed.recovered(policy, rates)
-        outer = seed.outer(RecoveredLaboratory(pair[0], seed.search), seed.settings)
+        outer = seed.outer(RecoveredTraces(pair[0], seed.search), seed.settings)
         for budget in budgets:
             found = under_budget(outer, [policy], budget)
             if found is not None:
@@ -229,7 +232,7 @@ def with_recovery(
     for budget, policy in policies.items():
         rates = seed.search.evaluate(policy).exit_rates
         pair, took = seed.recovered(policy, rates)
-        outer = seed.outer(RecoveredLaboratory(pair[0], seed.search), seed.settings)
+        outer = seed.outer(RecoveredTraces(pair[0], seed.search), seed.settings)
         found = under_budget(outer, [policy], budget)
         if found is not None:
             results["MAQEE+recovery", budget].append(seed.judged(*found, 0.0, pair, took))
@@ -272,7 +275,7 @@ def own_cost(seed: Seed, results: Results) -> None:
         label = f"static, allocation {index}" if name == "static" else name
         results[label, 0.0].append(seed.judged(policy.at_full_depth(), 1, 0.0))
     full = named[0][1]
-    found = outer.harvest(full)
+    found = outer.harvest(full.bits)
     best = full.with_thresholds(found.thresholds[int(np.argmin(found.loss))])
     results["full precision+exits", 0.0].append(seed.judged(best, 1, 0.0))
 

@@ -28,7 +28,7 @@ from postgres import Postgres, new_database
 
 from search.cost import Ledger, Op
 from search.policy import Policy
-from search.results import Evaluation, judge
+from search.results import Evaluation, evaluate_trace
 from search.tasks import resolve_task
 from search.trace import ExitTrace
 from studies.config import parse_config
@@ -66,11 +66,11 @@ def evaluate(policy: Policy) -> Evaluation:
     """A cheap evaluation of the right shape."""
     import numpy as np
 
-    rng = np.random.default_rng(len(policy.weight_bits))
+    rng = np.random.default_rng(len(policy.bits.weights))
     trace = ExitTrace(
         rng.random((20, 13), dtype=np.float32), np.ones((20, 13, 2), np.int32), tuple(range(1, 14))
     )
-    return judge(policy, trace, wide_ledger(), resolve_task("classification"))
+    return evaluate_trace(policy, trace, wide_ledger(), resolve_task("classification"))
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from rich.table import Table
 from search.evaluate import Evaluator, measure_reference
 from search.front import as_points, hypervolume
 from studies.config import load_config, parse_config
-from studies.live_front import KnownFront
+from studies.live_front import LiveFront
 from studies.records import HARVEST, StudyRecord
 from studies.store.writer import StudyStore
 from studies.work.measuring import Measurer
@@ -87,7 +87,7 @@ def ours(evaluator: Evaluator, changes: dict[str, Any], seed: int, folder: Path)
     engine = record.config.engine.name
     evaluator = dataclasses.replace(evaluator, cache=kept, engine_name=engine)
     prepare(evaluator)
-    measure = Measurer(evaluator, record.space, record.config.trial, KnownFront(store, name))
+    measure = Measurer(evaluator, record.space, record.config.trial, LiveFront(store, name))
     reference = record.ledger.full_depth_macs * 64 / 1e9
     points = np.empty((0, 2))
     seconds = passes = 0.0

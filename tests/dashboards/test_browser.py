@@ -202,7 +202,7 @@ def test_brushing_an_axis_drives_table_and_figure(
     view = wait_for_view(page, lambda view: bool(view.brushes))
     (axis_number, low, high), *_ = view.brushes
     snapshot = Snapshots(store).get("small")
-    bits = [row.policy.weight_bits[axis_number] for row in snapshot.summary.front_rows]
+    bits = [row.policy.bits.weights[axis_number] for row in snapshot.summary.front_rows]
     expected = sum(low <= one <= high for one in bits)
     assert expected < everything
     expect(page.locator("#front-chosen")).to_contain_text(f"{expected} policies")

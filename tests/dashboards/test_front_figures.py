@@ -143,7 +143,7 @@ def test_the_reference_lines_stand_where_they_should(grown: Callable[[int], Snap
     picked = best_under(snapshot.points, budget)
     assert picked is not None
     policy = snapshot.rows[picked].policy
-    rows = snapshot.record.ledger.rows(policy)
+    rows = snapshot.record.ledger.rows(policy.bits)
     same = sum(row.bops for row in rows if row.op.part != "head" or row.op.block == 2) / 1e9
     assert shapes[2]["x0"] == pytest.approx(same)
     assert notes[2]["x"] == pytest.approx(math.log10(same))

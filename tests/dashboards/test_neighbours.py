@@ -64,8 +64,8 @@ def test_neighbours_differ_in_one_choice(make_snapshot: MakeSnapshot) -> None:
         for row in snapshot.rows:
             mine, other = here.policy, row.policy
             parts = [
-                *zip(mine.weight_bits, other.weight_bits, strict=True),
-                *zip(mine.activation_bits, other.activation_bits, strict=True),
+                *zip(mine.bits.weights, other.bits.weights, strict=True),
+                *zip(mine.bits.activations, other.bits.activations, strict=True),
                 *zip(mine.thresholds, other.thresholds, strict=True),
             ]
             if sum(a != b for a, b in parts) == 1:
@@ -79,9 +79,9 @@ def test_neighbours_differ_in_one_choice(make_snapshot: MakeSnapshot) -> None:
             assert one.metric == one.row.value - here.value
             assert one.gbops == one.row.gbops - here.gbops
         said = {(one.choice, one.old, one.new) for one in found}
-        w1 = here.policy.weight_bits[0]
+        w1 = here.policy.bits.weights[0]
         assert ("w block1", w1, 8 - w1) in said
-        a2 = here.policy.activation_bits[1]
+        a2 = here.policy.bits.activations[1]
         assert ("a block2", a2, 12 - a2) in said
         t = here.policy.thresholds[0]
         assert ("threshold, block 1", t, {0.4: 0.6, 0.6: 0.4}[t]) in said
@@ -112,7 +112,7 @@ def brute_worth(
 ) -> dict[tuple[int, bool], tuple[bool, list[tuple[float, float]]]]:
     """Every pair of rows looked at, by column and whether it is about one bit more."""
     rows = snapshot.rows
-    vectors = [(*row.policy.weight_bits, *row.policy.activation_bits) for row in rows]
+    vectors = [(*row.policy.bits.weights, *row.policy.bits.activations) for row in rows]
     answers: dict[tuple[int, bool], tuple[bool, list[tuple[float, float]]]] = {}
     for column, more in product(range(len(vectors[0])), (True, False)):
         width = vectors[index][column]

@@ -24,7 +24,7 @@ from dashboards.snapshot import Snapshots
 from search.cost import Ledger
 from search.errors import BadInput
 from search.policy import Policy
-from search.results import Evaluation, judge
+from search.results import Evaluation, evaluate_trace
 from search.tasks import resolve_task
 from search.trace import ExitTrace
 from studies.policy_file import PolicyBundle, read_bundle, write_bundle
@@ -56,7 +56,7 @@ def known() -> Evaluation:
     surer = confidence - np.float32([[0.0, 0], [0, 0], [0.1, 0], [0, 0]])
     at_best = ExitTrace(surer, reference, (1, 2))
     policy = make_policy((4, 8), (3, 6))
-    return judge(policy, trace, small_ledger(), resolve_task("classification"), at_best)
+    return evaluate_trace(policy, trace, small_ledger(), resolve_task("classification"), at_best)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_exit_shares_and_bits_are_the_recorded_ones(summarize: Callable[..., Fro
     (heat,) = bits_figure(summary).data
     first = summary.front_rows[0].policy
     column = [int(row[0]) for row in heat.z]
-    assert column == [*reversed(first.activation_bits), *reversed(first.weight_bits)]
+    assert column == [*reversed(first.bits.activations), *reversed(first.bits.weights)]
 
 
 def test_the_page_asks_nobody(summarize: Callable[..., FrontSummary]) -> None:

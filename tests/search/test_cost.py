@@ -61,15 +61,15 @@ def random_policy(ledger: Ledger, granularity: str, seed: int = 0) -> Policy:
 def hand_bops(op: Op, policy: Policy) -> int:
     """BOPs of one operation, its bits looked up by the order of a block's layers."""
     if op.part != "block":
-        return op.macs * (policy.embed_bits if op.part == "embed" else policy.head_bits) ** 2
-    if policy.granularity == "block":
-        left, right = policy.activation_bits[op.block - 1], policy.weight_bits[op.block - 1]
+        return op.macs * (policy.bits.embed if op.part == "embed" else policy.bits.head) ** 2
+    if policy.bits.granularity == "block":
+        left, right = policy.bits.activations[op.block - 1], policy.bits.weights[op.block - 1]
     else:
         layer = op.name.split(".", 2)[2]
         weight = {"attn.qkv": 0, "attn.proj": 1, "mlp.fc1": 2, "mlp.fc2": 3}.get(layer)
         place = {"attn.qkv": 0, "attn.proj": 2, "mlp.fc1": 3, "mlp.fc2": 4}.get(layer, 1)
-        left = policy.activation_bits[5 * (op.block - 1) + place]
-        right = 0 if weight is None else policy.weight_bits[4 * (op.block - 1) + weight]
+        left = policy.bits.activations[5 * (op.block - 1) + place]
+        right = 0 if weight is None else policy.bits.weights[4 * (op.block - 1) + weight]
     return op.macs * left * (left if op.kind == "matmul" else right)
 
 
@@ -132,8 +132,8 @@ def test_cost_equals_the_amortized_formula_and_a_loop_over_samples(
     assert cost.expected == pytest.approx(np.mean(samples), rel=1e-12)
     assert cost.p95 == np.percentile(samples, 95, method="inverted_cdf")
     assert cost.worst == sum(hand_bops(op, policy) for op in ledger.ops)
-    assert ledger.path_bops(policy).tolist() == sorted({*samples, cost.worst})
-    assert sum(row.bops for row in ledger.rows(policy)) == cost.worst
+    assert ledger.path_bops(policy.bits).tolist() == sorted({*samples, cost.worst})
+    assert sum(row.bops for row in ledger.rows(policy.bits)) == cost.worst
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60))
@@ -141,7 +141,7 @@ def test_p95_is_numpys_inverted_cdf(exits: list[int]):
     ops = tuple(Op(f"b{i}", "linear", "block", i, 100 * i, f"b{i}") for i in range(1, 7))
     ledger = Ledger(ops, (1, 2, 3, 4, 5, 6))
     policy = Policy("block", (4,) * 6, (8,) * 6, (0.5,) * 5 + (0,))
-    samples = ledger.path_bops(policy)[exits]
+    samples = ledger.path_bops(policy.bits)[exits]
     assert ledger.cost(policy, np.array(exits)).p95 == np.percentile(
         samples, 95, method="inverted_cdf"
     )
@@ -153,7 +153,7 @@ def test_references_count_full_depth_and_the_last_head_only(ledger: Ledger):
     kept = [op for op in ledger.ops if not (op.part == "head" and op.block < depth)]
     assert len(kept) < len(ledger.ops)
     macs = sum(op.macs for op in kept)
-    references = ledger.references(policy)
+    references = ledger.references(policy.bits)
     assert (references.w32a32, references.w8a8) == (macs * 1024, macs * 64)
     assert references.same_bits == sum(hand_bops(op, policy) for op in kept)
 
@@ -167,7 +167,7 @@ def test_a_policy_of_another_model_is_refused(ledger: Ledger, refused):
     ):
         values = getattr(policy, field)
         with refused(f"{len(values) + 1} {words}", f"needs {len(values)}"):
-            ledger.bits(replace(policy, **{field: (values[0], *values)}))
+            ledger.widths(replace(policy, **{field: (values[0], *values)}))
 
 
 def test_the_ledger_survives_json(ledger: Ledger):

@@ -16,7 +16,7 @@ from search.models.card import ModelCard
 from search.models.early_exit import EarlyExitModel
 from search.policy import Policy
 from search.quantize.histograms import Histogram, seen_from_bytes, seen_to_bytes
-from search.results import Evaluation, judge
+from search.results import Evaluation, evaluate_trace
 from search.space import PolicySpace
 from search.trace import ExitTrace
 
@@ -75,12 +75,12 @@ def test_the_engine_runs_once_for_all_thresholds_of_the_same_bits(new_evaluator,
     evaluator = new_evaluator(cache=cache)
     batches: list[int] = []
     evaluator.engine.model.register_forward_hook(lambda *args: batches.append(len(args[2])))
-    first = evaluator.trace(policy)
+    first = evaluator.trace(policy.bits)
     assert batches == [100, 50]
     again = evaluator.trace(policy.with_thresholds([0.1, 0.9, 0.4, 0.0]))
     assert batches == [100, 50]
     assert again is first
-    assert [*cache.traces] == [evaluator.trace_key(policy)] == [*set(cache.asked)]
+    assert [*cache.traces] == [evaluator.trace_key(policy.bits)] == [*set(cache.asked)]
 
     other = evaluator.trace(replace(policy, head_bits=4))
     assert batches == [100, 50] * 2
@@ -89,9 +89,9 @@ def test_the_engine_runs_once_for_all_thresholds_of_the_same_bits(new_evaluator,
 
 
 def test_a_cached_trace_spares_calibration_and_engine(new_evaluator, evaluator, policy: Policy):
-    known = evaluator.trace(policy)
-    fresh = new_evaluator(cache=DictCache({evaluator.trace_key(policy): known}))
-    assert fresh.trace(policy) is known
+    known = evaluator.trace(policy.bits)
+    fresh = new_evaluator(cache=DictCache({evaluator.trace_key(policy.bits): known}))
+    assert fresh.trace(policy.bits) is known
     assert "engine" not in vars(fresh)
 
 
@@ -109,7 +109,7 @@ def test_calibration_is_paid_for_once(
     new_evaluator, evaluator, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ):
     kept = KeptCalibrations()
-    first = new_evaluator(calibrations=kept).trace(policy)
+    first = new_evaluator(calibrations=kept).trace(policy.bits)
     assert len(kept) == 1
     again = new_evaluator(calibrations=kept, engine_name="fast")  # it belongs to no engine
     passes: list[int] = []
@@ -117,22 +117,22 @@ def test_calibration_is_paid_for_once(
     again.engine  # noqa: B018
     handle.remove()
     assert passes == []
-    for trace in (first, new_evaluator(calibrations=kept).trace(policy)):
-        assert same(trace, evaluator.trace(policy))
+    for trace in (first, new_evaluator(calibrations=kept).trace(policy.bits)):
+        assert same(trace, evaluator.trace(policy.bits))
 
-    new_evaluator(calibrations=kept, calibration=again.calibration.head(50)).trace(policy)
+    new_evaluator(calibrations=kept, calibration=again.calibration.head(50)).trace(policy.bits)
     card = again.card.model_copy(update={"weights_sha256": "1" * 64})
-    new_evaluator(calibrations=kept, card=card).trace(policy)
+    new_evaluator(calibrations=kept, card=card).trace(policy.bits)
     assert len(kept) == 3
     monkeypatch.setattr("timm.__version__", "another")  # other libraries may round otherwise
-    new_evaluator(calibrations=kept).trace(policy)
+    new_evaluator(calibrations=kept).trace(policy.bits)
     assert len(kept) == 4
 
 
 def test_the_key_changes_with_everything_the_trace_depends_on(new_evaluator, policy: Policy):
     base = new_evaluator()
     keys = {
-        base.trace_key(policy),
+        base.trace_key(policy.bits),
         base.trace_key(replace(policy, weight_bits=(5, 5, 5, 5, 5, 4))),
         base.trace_key(replace(policy, activation_bits=(4, 5, 5, 5, 5, 5))),
         base.trace_key(replace(policy, embed_bits=7)),
@@ -144,22 +144,22 @@ def test_the_key_changes_with_everything_the_trace_depends_on(new_evaluator, pol
             card=base.card.model_copy(
                 update={"input": base.card.input.model_copy(update={"mean": (0.5,)})}
             )
-        ).trace_key(policy),
-        new_evaluator(split=base.split.head(149)).trace_key(policy),
-        new_evaluator(split=FashionDataset().split("order").head(150)).trace_key(policy),
-        new_evaluator(calibration=base.calibration.head(99)).trace_key(policy),
-        new_evaluator(quantizer="minmax").trace_key(policy),
+        ).trace_key(policy.bits),
+        new_evaluator(split=base.split.head(149)).trace_key(policy.bits),
+        new_evaluator(split=FashionDataset().split("order").head(150)).trace_key(policy.bits),
+        new_evaluator(calibration=base.calibration.head(99)).trace_key(policy.bits),
+        new_evaluator(quantizer="minmax").trace_key(policy.bits),
     }
     assert len(keys) == 11
     assert base.trace_key(policy.with_thresholds([0, 1, 0.25, 0])) in keys
     renamed = base.card.model_copy(update={"name": "other", "training": {"seconds": 1}})
-    assert new_evaluator(card=renamed).trace_key(policy) in keys
+    assert new_evaluator(card=renamed).trace_key(policy.bits) in keys
 
 
 def test_the_trace_is_what_the_engine_says_of_each_image(evaluator: Evaluator, policy: Policy):
-    trace = evaluator.trace(policy)
+    trace = evaluator.trace(policy.bits)
     images = torch.cat([*normalized_batches(evaluator.split, evaluator.card.input, 64)])
-    evaluator.engine.set_bits(evaluator.ledger.bits(policy))
+    evaluator.engine.set_bits(evaluator.ledger.widths(policy.bits))
     logits = evaluator.engine.run(images)
     np.testing.assert_allclose(trace.confidence, logits.softmax(-1).amax(-1), atol=1e-5)
     assert np.array_equal(trace.statistic[..., 0], logits.argmax(-1))
@@ -174,9 +174,9 @@ def test_images_are_normalized_as_the_card_says(evaluator: Evaluator):
 
 def test_evaluate_is_judge_of_the_trace_with_figures_by_hand(evaluator: Evaluator, policy: Policy):
     evaluation = evaluator.evaluate(policy)
-    trace = evaluator.trace(policy)
+    trace = evaluator.trace(policy.bits)
     reference = evaluator.full_precision_trace()
-    assert evaluation == judge(policy, trace, evaluator.ledger, evaluator.task, reference)
+    assert evaluation == evaluate_trace(policy, trace, evaluator.ledger, evaluator.task, reference)
 
     exits = trace.replay(policy.thresholds).exits
     depths = np.array([1, 2, 4, 6])[exits]
@@ -208,7 +208,7 @@ def test_an_exit_that_takes_nobody_has_no_metric(evaluator: Evaluator, policy: P
 
 
 def test_a_part_of_the_split_has_no_risk_terms(evaluator: Evaluator, policy: Policy):
-    found = evaluator.judge(policy, evaluator.first_trace(policy, 50))
+    found = evaluator.evaluate_trace(policy, evaluator.first_trace(policy.bits, 50))
     assert found.samples < 150
     assert found.risk is None
     assert found.exit_values is not None

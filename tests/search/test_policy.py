@@ -73,13 +73,13 @@ def test_every_field_is_frozen_and_in_the_digest(change: dict[str, Any]):
         setattr(LITERAL, field, value)
     changed = replace(LITERAL, **change)
     assert changed.digest != LITERAL.digest
-    assert (changed.bits_as_dict() != LITERAL.bits_as_dict()) == (field != "thresholds")
+    assert (changed.bits.as_dict() != LITERAL.bits.as_dict()) == (field != "thresholds")
 
 
 def test_with_thresholds_keeps_the_bits():
     other = LITERAL.with_thresholds([1, 0.25, 0])
     assert other.thresholds == (1.0, 0.25, 0.0)
-    assert other.bits_as_dict() == LITERAL.bits_as_dict()
+    assert other.bits.as_dict() == LITERAL.bits.as_dict()
 
 
 @pytest.mark.parametrize("field", ["weight_bits", "activation_bits", "embed_bits", "head_bits"])

@@ -64,7 +64,7 @@ def test_an_optuna_study_reaches_every_choice_and_nothing_else(choices: tuple[in
         space.check(policy)
         assert trial.params == space.encode(policy)
         assert space.decode(trial.params) == policy
-        widths.update(policy.weight_bits)
+        widths.update(policy.bits.weights)
         thresholds += policy.thresholds[:-1]
     assert widths == set(choices)
     assert min(thresholds) < 0.35 < 0.65 < max(thresholds)

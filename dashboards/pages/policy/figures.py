@@ -31,17 +31,17 @@ def bits_grid(record: StudyRecord, policy: Policy) -> Cells:
     With one group a block the columns are ``weights`` and ``activations``; with one a layer they
     are ``w`` or ``a`` and the layer's place in its block, such as ``w attn.qkv``.
     """
-    weights, activations = record.ledger.groups(policy.granularity)
-    layered = policy.granularity == "layer"
+    weights, activations = record.ledger.groups(policy.bits.granularity)
+    layered = policy.bits.granularity == "layer"
     grids: list[Cells] = []
     for letter, word, names, widths in (
-        ("w", "weights", weights, policy.weight_bits),
-        ("a", "activations", activations, policy.activation_bits),
+        ("w", "weights", weights, policy.bits.weights),
+        ("a", "activations", activations, policy.bits.activations),
     ):
         bits = dict(zip(names, widths, strict=True))
         grid: Cells = {}
         for op in record.ledger.ops:
-            group = group_of(op, policy.granularity)
+            group = group_of(op, policy.bits.granularity)
             if op.part == "block" and group in bits:
                 column = f"{letter} {_within(op.layer)}" if layered else word
                 grid[op.block, column] = (group, bits[group])
@@ -56,7 +56,7 @@ def bits_figure(record: StudyRecord, policy: Policy, mode: str = "light") -> go.
     columns = list(dict.fromkeys(column for _, column in grid))
     cells = [[grid.get((block, column), ("", None)) for column in columns] for block in blocks]
     bits = [[width for _, width in line] for line in cells]
-    layered = policy.granularity == "layer"
+    layered = policy.bits.granularity == "layer"
     figure = go.Figure(
         go.Heatmap(
             z=bits,
@@ -69,7 +69,7 @@ def bits_figure(record: StudyRecord, policy: Policy, mode: str = "light") -> go.
             hoverongaps=False,
             colorscale="Blues",
             zmin=2,
-            zmax=max(8, *policy.weight_bits, *policy.activation_bits),
+            zmax=max(8, *policy.bits.weights, *policy.bits.activations),
             xgap=2,
             ygap=2,
             colorbar=_lying("bits"),
@@ -90,11 +90,11 @@ def bits_figure(record: StudyRecord, policy: Policy, mode: str = "light") -> go.
 
 def bits_text(record: StudyRecord, policy: Policy) -> str:
     """The bits in words."""
-    weights, activations = record.ledger.groups(policy.granularity)
+    weights, activations = record.ledger.groups(policy.bits.granularity)
     return (
-        f"{_widths('Weights', weights, policy.weight_bits)} "
-        f"{_widths('Activations', activations, policy.activation_bits)} "
-        f"The patch embedding runs at {policy.embed_bits} bits, exit heads at {policy.head_bits}."
+        f"{_widths('Weights', weights, policy.bits.weights)} "
+        f"{_widths('Activations', activations, policy.bits.activations)} "
+        f"The patch embedding runs at {policy.bits.embed} bits, exit heads at {policy.bits.head}."
     )
 
 
@@ -121,7 +121,7 @@ def expected_bops(record: StudyRecord, found: Evaluation) -> list[Costed]:
     """
     return [
         (row, row.bops * (found.utilization[row.op.block - 1] if row.op.block else 1.0))
-        for row in record.ledger.rows(found.policy)
+        for row in record.ledger.rows(found.policy.bits)
     ]
 
 

@@ -65,7 +65,7 @@ class BitWorth:
 
 def choice_names(record: StudyRecord, policy: Policy) -> list[str]:
     """Every choice of a policy in words: w weights, a activations, then thresholds."""
-    weights, activations = record.ledger.groups(policy.granularity)
+    weights, activations = record.ledger.groups(policy.bits.granularity)
     return [
         *(f"w {group}" for group in weights),
         *(f"a {group}" for group in activations),

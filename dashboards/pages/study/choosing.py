@@ -58,7 +58,7 @@ def axes_of(rows: Sequence[Recorded]) -> np.ndarray:
     """What the parallel coordinates show of rows ``[N, axes]``: choices, metric, GBOPs."""
     return np.array(
         [
-            [*p.weight_bits, *p.activation_bits, *p.thresholds[:-1], row.value, row.gbops]
+            [*p.bits.weights, *p.bits.activations, *p.thresholds[:-1], row.value, row.gbops]
             for row, p in ((row, row.policy) for row in rows)
         ]
     )

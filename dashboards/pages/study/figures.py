@@ -229,7 +229,7 @@ def reference_lines(
     lines = [(summary.w8a8_gbops, "W8A8, full depth")]
     picked = best_index(snapshot, view.budget)
     if picked is not None:
-        same = record.ledger.references(snapshot.rows[picked].policy).same_bits
+        same = record.ledger.references(snapshot.rows[picked].policy.bits).same_bits
         lines.append((same / GIGA, "the picked bits, full depth"))
     for cost, text in lines:
         shapes.append(

@@ -63,7 +63,7 @@ def point_words(snapshot: Snapshot, row: Recorded) -> str:
         f"{row.digest[:12]} ({row.origin}): {snapshot.record.metric} {row.value:.4f} ± "
         f"{row.standard_error:.4f}, {row.gbops:.4f} GBOPs expected, {row.gbops_p95:.4f} at the "
         f"95th percentile, {snapshot.summary.reduction(row):.2%} below 32x32, mean exit "
-        f"{row.mean_exit:.2f}; weights {' '.join(map(str, policy.weight_bits))}, activations "
-        f"{' '.join(map(str, policy.activation_bits))}, thresholds "
+        f"{row.mean_exit:.2f}; weights {' '.join(map(str, policy.bits.weights))}, activations "
+        f"{' '.join(map(str, policy.bits.activations))}, thresholds "
         f"{' '.join(f'{one:.2f}' for one in policy.thresholds[:-1])}."
     )

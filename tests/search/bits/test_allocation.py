@@ -192,7 +192,7 @@ def test_an_allocation_is_the_policy_that_it_says(seed: int):
     assert allocation.cost == pytest.approx(expected, rel=1e-12)
     damage = case.damages([policy], problem.usage)[0]
     assert allocation.damage == pytest.approx(damage, rel=1e-12)
-    assert problem.damage(policy) == pytest.approx(damage, rel=1e-12)
+    assert problem.damage(policy.bits) == pytest.approx(damage, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(60, 75))
@@ -203,7 +203,7 @@ def test_full_depth_is_static_mixed_precision(seed: int):
     problem = replace(case.problem, usage=Usage.full_depth(ledger))
     policies = case.vectors()
     costs = np.array(
-        [sum(row.bops for row in ledger.rows(policy)) for policy in policies], dtype=np.float64
+        [sum(row.bops for row in ledger.rows(policy.bits)) for policy in policies], dtype=np.float64
     )
     damages = []
     for policy in policies:

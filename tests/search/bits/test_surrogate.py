@@ -70,7 +70,7 @@ def test_its_cost_is_the_ledgers(granularity: Granularity) -> None:
     surrogate = Surrogate(space, ledger)
     exits = np.random.default_rng(0).integers(0, 2, 500)
     policies = random_policies(space, 20)
-    vectors = np.array([surrogate.vector(policy) for policy in policies])
+    vectors = np.array([surrogate.vector(policy.bits) for policy in policies])
     found = surrogate.gbops(vectors, usage_of(exits, ledger))
     wanted = [ledger.cost(policy, exits).expected / GIGA for policy in policies]
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
@@ -101,9 +101,9 @@ def test_its_damage_is_apqs_objective(granularity: Granularity) -> None:
     surrogate = Surrogate(space, ledger, tables, beta=0.7)
     problem = AllocationProblem(space, ledger, tables, usage, 0.7)
     policies = random_policies(space, 20)
-    vectors = np.array([surrogate.vector(policy) for policy in policies])
+    vectors = np.array([surrogate.vector(policy.bits) for policy in policies])
     np.testing.assert_allclose(
-        surrogate.damage(vectors, usage), [problem.damage(policy) for policy in policies]
+        surrogate.damage(vectors, usage), [problem.damage(policy.bits) for policy in policies]
     )
 
 

@@ -27,7 +27,7 @@ from search.models.checkpoint import attach_exits
 from search.models.early_exit import EarlyExitModel
 from search.quantize.calibration import calibrate
 from search.quantize.ranges import resolve_quantizer
-from search.results import judge
+from search.results import evaluate_trace
 from search.space import PolicySpace
 
 Engines = tuple[ReferenceEngine, FastEngine]
@@ -64,13 +64,13 @@ def evaluators() -> tuple[Evaluator, Evaluator]:
 def test_agreement_on_the_bundled_model(bits: int, evaluators: tuple[Evaluator, Evaluator]) -> None:
     reference, fast = evaluators
     policy = PolicySpace.from_ledger(reference.ledger, "block").uniform(bits, 0.9)
-    one, other = reference.trace(policy), fast.trace(policy)
+    one, other = reference.trace(policy.bits), fast.trace(policy.bits)
     assert (one.engine, other.engine) == ("reference", "fast")
     assert isinstance(fast.engine, FastEngine)
     assert len(fast.engine.fast_blocks) == 6
     assert np.abs(one.confidence - other.confidence).mean() < CONFIDENCE_TOLERANCE
-    left = judge(policy, one, reference.ledger, reference.task)
-    right = judge(policy, other, fast.ledger, fast.task)
+    left = evaluate_trace(policy, one, reference.ledger, reference.task)
+    right = evaluate_trace(policy, other, fast.ledger, fast.task)
     assert abs(left.value - right.value) <= left.standard_error / 3
     if bits >= 4:
         for threshold in (0.6, 0.9, 0.99):

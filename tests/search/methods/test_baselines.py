@@ -106,7 +106,7 @@ def at_full_depth(found: Sequence[Baseline]) -> list[Baseline]:
 
 
 def bits_of(policy: Policy) -> tuple[tuple[int, ...], tuple[int, ...], int, int]:
-    return (policy.weight_bits, policy.activation_bits, policy.embed_bits, policy.head_bits)
+    return (policy.bits.weights, policy.bits.activations, policy.bits.embed, policy.bits.head)
 
 
 # Which there are
@@ -149,8 +149,8 @@ def test_full_precision_is_full_precision_everywhere(
     (plain,) = [one for one in found if one.source == "full precision"]
     (exits,) = [one for one in found if one.source == "full precision+exits"]
     for one in (*plain.evaluations, *exits.evaluations):
-        assert set(one.policy.weight_bits) == set(one.policy.activation_bits) == {FULL_PRECISION}
-        assert one.policy.embed_bits == one.policy.head_bits == FULL_PRECISION
+        assert set(one.policy.bits.weights) == set(one.policy.bits.activations) == {FULL_PRECISION}
+        assert one.policy.bits.embed == one.policy.bits.head == FULL_PRECISION
     # Its answers are those of the model as it was trained, up to the rounding of float32.
     reference = evaluator.full_precision_trace()
     trace = evaluator.trace(plain.evaluations[0].policy)
@@ -195,13 +195,13 @@ def test_every_figure_is_that_of_a_fresh_verdict(
 ) -> None:
     for baseline in found:
         for one in baseline.evaluations:
-            trace = evaluator.trace(one.policy)
-            assert one == evaluator.judge(one.policy, trace)
+            trace = evaluator.trace(one.policy.bits)
+            assert one == evaluator.evaluate_trace(one.policy, trace)
             assert one.risk is not None
             # And by hand: who leaves where, what that costs, who is right there.
             leaves = trace.confidence >= np.array(one.policy.thresholds)
             taken = leaves.argmax(axis=1)
-            path = evaluator.ledger.path_bops(one.policy)
+            path = evaluator.ledger.path_bops(one.policy.bits)
             assert one.cost.expected == pytest.approx(path[taken].mean(), rel=1e-12)
             at_exit = trace.statistic[np.arange(len(trace)), taken]
             assert one.value == pytest.approx(1 - evaluator.task.loss(at_exit).mean(), rel=1e-12)
@@ -252,19 +252,17 @@ def test_static_bits_are_allocated_as_if_all_were_used_by_all(
     budgets = np.geomspace(problem.cheapest, problem.dearest, ALLOCATIONS)
     budgets[0], budgets[-1] = problem.cheapest, problem.dearest
     expected = [problem.solve(float(budget)) for budget in budgets]
-    assert [(one.weight_bits, one.activation_bits) for one in found] == [
-        (one.weight_bits, one.activation_bits) for one in expected
-    ]
+    assert [one.bits for one in found] == [one.bits for one in expected]
     for one, allocation in zip(found, expected, strict=True):
-        assert (one.embed_bits, one.head_bits) == (8, 8)
+        assert (one.bits.embed, one.bits.head) == (8, 8)
         # At full depth, all heads passed, a policy costs what the allocation said.
         assert evaluator.ledger.path_bops(one)[-1] == pytest.approx(allocation.cost, rel=1e-9)
 
 
 def test_static_bits_go_from_the_narrowest_up_and_mix(baselines: BaselineSet) -> None:
     first, middle, _ = baselines.static_bits()
-    assert set(first.weight_bits) == set(first.activation_bits) == {2}
-    assert len({*middle.weight_bits, *middle.activation_bits}) > 1
+    assert set(first.bits.weights) == set(first.bits.activations) == {2}
+    assert len({*middle.bits.weights, *middle.bits.activations}) > 1
 
 
 @pytest.mark.parametrize(

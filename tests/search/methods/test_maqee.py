@@ -19,7 +19,7 @@ from search.methods.maqee import Iterate, Maqee, MaqeeResult
 from search.methods.outer import OuterProblem
 from search.methods.settings import MaqeeSettings
 from search.policy import FULL_PRECISION, QUANTIZED_BITS, Policy
-from search.results import GIGA, judge
+from search.results import GIGA, evaluate_trace
 from search.risk.terms import measure_risk
 from search.sensitivity import SensitivityMeter
 from search.space import PolicySpace
@@ -58,8 +58,8 @@ class Laboratory:
         self.traced: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
 
     def trace(self, policy: Policy) -> ExitTrace:
-        self.traced.add((policy.weight_bits, policy.activation_bits))
-        return self._run(policy.weight_bits, policy.activation_bits)
+        self.traced.add(policy.bits)
+        return self._runpolicy.bits
 
     def full_precision_trace(self) -> ExitTrace:
         return self._run((FULL_PRECISION,) * BLOCKS, (FULL_PRECISION,) * BLOCKS)
@@ -118,13 +118,13 @@ def budget_of(share: float) -> float:
 
 
 def cost_of(laboratory: Laboratory, policy: Policy) -> float:
-    trace = laboratory.trace(policy)
-    return judge(policy, trace, laboratory.ledger, laboratory.task).cost.expected
+    trace = laboratory.trace(policy.bits)
+    return evaluate_trace(policy, trace, laboratory.ledger, laboratory.task).cost.expected
 
 
 def risk_of(laboratory: Laboratory, policy: Policy, alpha: float) -> float:
     terms = measure_risk(
-        laboratory.trace(policy),
+        laboratory.trace(policy.bits),
         laboratory.full_precision_trace(),
         policy.thresholds,
         laboratory.task,
@@ -212,8 +212,8 @@ def predicted(laboratory: Laboratory, routed: Policy, bits: Policy) -> float:
     rates = [depths.count(block) / len(depths) for block in (1, 2, 3)]
     tables, total = made_tables(), 0.0
     for rows, widths in (
-        (tables.weights, bits.weight_bits),
-        (tables.activations, bits.activation_bits),
+        (tables.weights, bits.bits.weights),
+        (tables.activations, bits.bits.activations),
     ):
         for row, width in zip(rows.values(), widths, strict=True):
             noise, drift = row.at(width)
@@ -235,12 +235,12 @@ def test_allocations_are_planned_for_the_use_that_the_bits_before_give(results):
             for iterate in result.iterates:
                 if iterate.epsilon != epsilon:
                     continue
-                routed, attained = outer.within(before, epsilon)
+                routed, attained = outer.within(before.bits, epsilon)
                 assert iterate.attained == attained
                 first = before == outer.space.widest()  # those bits are never affordable here
                 if not first and cost_of(laboratory, routed) > result.budget:
                     too_dear += 1
-                    routed, _ = outer.under(before, result.budget)
+                    routed, _ = outer.under(before.bits, result.budget)
                 expected = predicted(laboratory, routed, iterate.policy)
                 assert iterate.predicted == pytest.approx(expected, rel=1e-9)
                 before = iterate.policy
@@ -283,9 +283,7 @@ def test_the_bits_of_one_bound_never_repeat(results):
     for result in results.values():
         for epsilon in result.stops:
             bits = [
-                (iterate.policy.weight_bits, iterate.policy.activation_bits)
-                for iterate in result.iterates
-                if iterate.epsilon == epsilon
+                iterate.policy.bits for iterate in result.iterates if iterate.epsilon == epsilon
             ]
             assert len(bits) == len(set(bits))
 
@@ -322,14 +320,15 @@ def test_without_amortization_damage_forgets_use_but_cost_does_not(results):
     policy = static.space.uniform(3, 0.5)
     # Noise 1/64 of the squared harm; drift the same at the last exit, and at the exit taken.
     harm = np.square(HARM).sum(axis=0) / 64
-    assert static.damage(policy) == pytest.approx((1 + 2) * harm.sum())
+    assert static.damage(policy.bits) == pytest.approx((1 + 2) * harm.sum())
     first, second, third = harm
     noise = first + 0.25 * second + 0.25 * third
     drift = first + 0.25 * second + 0.25 * third  # the first block's at both exits taken
-    assert amortized.damage(policy) == pytest.approx(noise + 2 * drift)
+    assert amortized.damage(policy.bits) == pytest.approx(noise + 2 * drift)
     assert static.cheapest == amortized.cheapest
     assert any(
-        results["static", share].policy.weight_bits != results["default", share].policy.weight_bits
+        results["static", share].policy.bits.weights
+        != results["default", share].policy.bits.weights
         for share in SHARES
     )
 
@@ -341,16 +340,16 @@ def test_the_cheapest_thresholds_within_a_bound(bits: int, epsilon: float):
     settings = MaqeeSettings(alpha=0.1)
     outer = loop_of(settings, laboratory).outer
     start = outer.space.uniform(bits, 0.5)
-    routed, attained = outer.within(start, epsilon)
+    routed, attained = outer.within(start.bits, epsilon)
     grid = [
         start.with_thresholds([first, second, 0])
         for first in np.linspace(0, 1, 26)
         for second in np.linspace(0, 1, 26)
     ]
     allowed = [policy for policy in grid if risk_of(laboratory, policy, 0.1) <= epsilon]
-    assert (routed.weight_bits, routed.activation_bits) == (
-        start.weight_bits,
-        start.activation_bits,
+    assert routed.bits == (
+        start.bits.weights,
+        start.bits.activations,
     )
     if not attained:
         assert not allowed
@@ -369,7 +368,7 @@ def test_a_bound_that_nothing_meets_gives_full_depth():
         routed, attained = outer.within(outer.space.uniform(bits, 0.5), -0.5)
         assert not attained
         assert routed.thresholds == (0.9, 0.9, 0.0)
-    routed, attained = outer.within(outer.space.widest(), 5.0)
+    routed, attained = outer.within(outer.space.widest().bits, 5.0)
     assert attained
     assert all(0.2 <= threshold <= 0.9 for threshold in routed.thresholds[:-1])
 
@@ -378,10 +377,10 @@ def test_thresholds_under_a_budget():
     laboratory = Laboratory()
     outer = loop_of(MaqeeSettings(), laboratory).outer
     policy = outer.space.uniform(4, 0.5)
-    path = laboratory.ledger.path_bops(policy)
-    assert outer.under(policy, path[0] - 1) is None
+    path = laboratory.ledger.path_bops(policy.bits)
+    assert outer.under(policy.bits, path[0] - 1) is None
     for budget in np.linspace(path[0], path[-1], 7):
-        found = outer.under(policy, float(budget))
+        found = outer.under(policy.bits, float(budget))
         assert found is not None
         assert cost_of(laboratory, found[0]) <= budget * (1 + 1e-12)
         assert found[1] == pytest.approx(risk_of(laboratory, found[0], 0.05), abs=1e-12)
@@ -393,7 +392,7 @@ def test_bounds_are_taken_from_the_model():
         epsilons = loop.epsilons()
         assert list(epsilons) == sorted(set(epsilons))
         assert 1 <= len(epsilons) <= starts
-        assert all(loop.outer.within(loop.outer.space.widest(), e)[1] for e in epsilons)
+        assert all(loop.outer.within(loop.outer.space.widest().bits, e)[1] for e in epsilons)
     widest = loop.outer.space.widest()
     # From the least risk that thresholds reach to that of leaving at once.
     assert not loop.outer.within(widest, epsilons[0] - 1e-9)[1]
@@ -403,7 +402,7 @@ def test_bounds_are_taken_from_the_model():
 
 def test_a_budget_below_the_cheapest_policy_names_what_it_costs(refused):
     loop = loop_of(MaqeeSettings())
-    cheapest = float(made_ledger().path_bops(loop.outer.space.narrowest())[0])
+    cheapest = float(made_ledger().path_bops(loop.outer.space.narrowest().bits)[0])
     for budget in (float(np.nextafter(cheapest, 0)), 0.0, -1.0, math.nan):
         with refused("cheapest", f"{cheapest / GIGA:.6g}", "raise the budget", exit_code=3):
             loop.search(budget)
@@ -413,20 +412,20 @@ def test_a_budget_below_the_cheapest_policy_names_what_it_costs(refused):
 def test_the_cheapest_cost_is_a_budget(name: str):
     laboratory = Laboratory()
     loop = loop_of(SETTINGS[name], laboratory)
-    cheapest = float(laboratory.ledger.path_bops(loop.outer.space.narrowest())[0])
+    cheapest = float(laboratory.ledger.path_bops(loop.outer.space.narrowest().bits)[0])
     result = loop.search(cheapest)
     assert cost_of(laboratory, result.policy) == cheapest
-    assert result.policy.weight_bits[0] == result.policy.activation_bits[0] == 2
+    assert result.policy.bits.weights[0] == result.policy.bits.activations[0] == 2
 
 
 def test_a_range_that_lets_nobody_leave_is_refused(refused):
     """The budget would do for an early exit, but no threshold is low enough for one."""
     loop = loop_of(MaqeeSettings(starts=2), threshold_low=1.0)
-    path = made_ledger().path_bops(loop.outer.space.narrowest())
+    path = made_ledger().path_bops(loop.outer.space.narrowest().bits)
     with refused(f"{path[1] / GIGA:.6g} GBOPs", "raise the budget", "threshold", exit_code=3):
         loop.search(float(path[1]))
     result = loop.search(float(path[-1]))
-    assert result.policy.weight_bits == (2, 2, 2)
+    assert result.policy.bits.weights == (2, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -470,7 +469,7 @@ def test_results_are_plain_values(results):
 def test_a_search_that_gave_up_its_bounds_is_plain_values_too():
     """Only an unbounded risk fits this budget, and infinity is no number in JSON."""
     loop = loop_of(MaqeeSettings(epsilons=(-0.5,)))
-    result = loop.search(float(made_ledger().path_bops(loop.outer.space.narrowest())[0]))
+    result = loop.search(float(made_ledger().path_bops(loop.outer.space.narrowest().bits)[0]))
     json.dumps(result.as_dict(), allow_nan=False)
     unmet = Iterate(0.1, False, None, 2.0, math.inf, False)
     plain = json.loads(json.dumps(unmet.as_dict(), allow_nan=False))
@@ -499,7 +498,7 @@ def test_an_evaluator_is_a_laboratory():
     settings = MaqeeSettings(epsilons=(0.0, 0.05), max_iterations=2)
     tables = SensitivityMeter(evaluator, "block", images=8).tables()
     loop = Maqee(OuterProblem(evaluator, space, settings), tables)
-    budget = 0.15 * evaluator.ledger.references(space.widest()).w8a8
+    budget = 0.15 * evaluator.ledger.references(space.widest().bits).w8a8
     result = loop.search(budget)
     assert result.passes == len(cache.known) - 1  # one is of the model as it was trained
 
@@ -507,7 +506,7 @@ def test_an_evaluator_is_a_laboratory():
     assert found.cost.expected <= budget * (1 + 1e-12)
     reference = evaluator.full_precision_trace()
     terms = measure_risk(
-        evaluator.trace(result.policy), reference, result.policy.thresholds, evaluator.task
+        evaluator.trace(result.policy.bits), reference, result.policy.thresholds, evaluator.task
     )
     assert result.risk == pytest.approx(terms.gap + 0.05 * terms.boundary, abs=1e-12)
     at_best = evaluator.task.score(reference.statistic[:, -1]).value

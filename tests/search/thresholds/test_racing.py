@@ -136,15 +136,15 @@ def evaluator() -> Evaluator:
 def test_a_growing_trace_ends_as_the_plain_one(evaluator: Evaluator) -> None:
     space = PolicySpace.from_ledger(evaluator.ledger, "block")
     policy = space.uniform(4, 0.8)
-    traces = list(evaluator.growing_trace(policy, [100, 150, 400, 450]))
+    traces = list(evaluator.growing_trace(policy.bits, [100, 150, 400, 450]))
     assert [len(trace) for trace in traces] == [100, 200, 400, 450]
-    whole = evaluator.trace(policy)
+    whole = evaluator.trace(policy.bits)
     np.testing.assert_array_equal(traces[-1].confidence, whole.confidence)
     np.testing.assert_array_equal(traces[-1].statistic, whole.statistic)
-    order = race_order(450, digest_of(policy.bits_as_dict()))
+    order = race_order(450, policy.bits.digest)
     for part in traces[:-1]:
         np.testing.assert_array_equal(part.confidence, whole.confidence[order[: len(part)]])
-        again = evaluator.first_trace(policy, len(part))
+        again = evaluator.first_trace(policy.bits, len(part))
         np.testing.assert_array_equal(part.confidence, again.confidence)
         np.testing.assert_array_equal(part.statistic, again.statistic)
 
@@ -152,8 +152,8 @@ def test_a_growing_trace_ends_as_the_plain_one(evaluator: Evaluator) -> None:
 def test_the_engine_may_be_used_between_looks(evaluator: Evaluator) -> None:
     space = PolicySpace.from_ledger(evaluator.ledger, "block")
     policy, other = space.uniform(3, 0.8), space.uniform(8, 0.8)
-    growing = evaluator.growing_trace(policy, [100])
+    growing = evaluator.growing_trace(policy.bits, [100])
     next(growing)
-    evaluator.trace(other)
+    evaluator.trace(other.bits)
     (whole,) = growing
-    np.testing.assert_array_equal(whole.confidence, evaluator.trace(policy).confidence)
+    np.testing.assert_array_equal(whole.confidence, evaluator.trace(policy.bits).confidence)

@@ -23,7 +23,7 @@ from search.policy import Policy
 from search.space import PolicySpace
 from search.training.loop import ArrayData
 from search.training.recovery import (
-    RecoveredLaboratory,
+    RecoveredTraces,
     RecoverRecipe,
     StepReport,
     distillation_loss,
@@ -95,7 +95,7 @@ def divergence(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 
 def quantized(evaluator: Evaluator, policy: Policy) -> np.ndarray:
-    evaluator.engine.set_bits(evaluator.ledger.bits(policy))
+    evaluator.engine.set_bits(evaluator.ledger.widths(policy.bits))
     return answers(evaluator.engine.run, evaluator)
 
 
@@ -161,12 +161,12 @@ def test_a_recovered_models_laboratory_is_held_against_the_original(
     recovered: tuple[EarlyExitModel, list[StepReport], dict[str, Tensor]],
 ) -> None:
     mine = replace(evaluator, model=recovered[0])
-    laboratory = RecoveredLaboratory(mine, evaluator)
+    laboratory = RecoveredTraces(mine, evaluator)
     reference = laboratory.full_precision_trace()
     assert np.array_equal(reference.confidence, evaluator.full_precision_trace().confidence)
-    trace = laboratory.trace(policy)
-    assert np.array_equal(trace.confidence, mine.trace(policy).confidence)
-    assert not np.array_equal(trace.confidence, evaluator.trace(policy).confidence)
+    trace = laboratory.trace(policy.bits)
+    assert np.array_equal(trace.confidence, mine.trace(policy.bits).confidence)
+    assert not np.array_equal(trace.confidence, evaluator.trace(policy.bits).confidence)
     assert laboratory.ledger == evaluator.ledger
 
 
@@ -322,7 +322,7 @@ def test_nor_that_of_another_policy_other_rates_or_another_calibration(
     quick: Evaluator, policy: Policy, data: ArrayData, left_behind: bytes, tmp_path: Path
 ) -> None:
     state = tmp_path / "r.state"
-    wider = replace(policy, weight_bits=(3, *policy.weight_bits[1:]))
+    wider = replace(policy, weight_bits=(3, *policy.bits.weights[1:]))
     late = (0.0,) * 5 + (1.0,)
     other = replace(quick, calibration=quick.calibration.head(3))
     for evaluator, bits, rates in (
@@ -496,7 +496,7 @@ def test_a_policy_of_another_model_is_refused(
     refused, quick: Evaluator, policy: Policy, data: ArrayData, change: str
 ) -> None:
     other = {
-        "groups": replace(policy, weight_bits=policy.weight_bits[:-1]),
+        "groups": replace(policy, weight_bits=policy.bits.weights[:-1]),
         "exits": policy.with_thresholds([0.5, 0.0]),
         "granularity": replace(policy, granularity="layer"),
     }[change]

@@ -23,7 +23,7 @@ from search.data import fashion
 from search.models.bundled import checkpoint_path
 from search.models.checkpoint import load_checkpoint, save_checkpoint
 from search.policy import Policy
-from search.results import judge
+from search.results import evaluate_trace
 from studies.config import parse_config
 from studies.records import Recorded
 from studies.store.contributions import Contribution, contribute
@@ -152,7 +152,7 @@ def test_baselines_print_what_they_record(store: StudyStore, printed: dict[str, 
         check_row(row, recorded)
         assert (row["trial"], row["model"]) == (recorded.trial, None)
         policy = recorded.policy
-        assert row["weight_bits"] == list(policy.weight_bits)
+        assert row["weight_bits"] == list(policy.bits.weights)
         assert row["thresholds"] == list(policy.thresholds)
         # Outside the space, and so no trial, is full precision alone.
         assert (row["trial"] is None) is row["source"].startswith("full precision")
@@ -287,7 +287,7 @@ def test_again_with_training_images_only_the_recovered_one_is_new(
     check_row(better, row)
     assert (row.trial, row.source) == (None, "MAQEE+recovery")
     assert row.gbops <= BUDGET
-    assert row.policy.bits_as_dict() == Policy.from_dict(own["policy"]).bits_as_dict()
+    assert row.policy.bits.as_dict() == Policy.from_dict(own["policy"]).bits.as_dict()
     # Its checkpoint is there, is the one that the row names, and nothing else was left.
     assert row.checkpoint == str(folder / better["checkpoint"])
     _, card = load_checkpoint(Path(row.checkpoint))
@@ -431,8 +431,8 @@ def test_a_pass_that_was_given_up_is_repeated_on_its_images(
     evaluator = open_bundled(64)
     fields = json.loads(bundle.read_text())
     policy = Policy.from_dict(fields["policy"])
-    trace = evaluator.first_trace(policy, 300)
-    recorded = judge(policy, trace, evaluator.ledger, evaluator.task)
+    trace = evaluator.first_trace(policy.bits, 300)
+    recorded = evaluate_trace(policy, trace, evaluator.ledger, evaluator.task)
     assert recorded.samples == 300
     (folder / "raced.json").write_text(json.dumps({**fields, "evaluation": recorded.as_dict()}))
     done = run("evaluate", "raced.json")

@@ -57,7 +57,7 @@ def test_it_is_asked_for_what_a_trial_of_the_space_asks(store: StudyStore) -> No
 def test_anchors_come_first_and_no_bits_are_measured_twice(store: StudyStore) -> None:
     assert work(store, 40) == ["anchor"] * 4 + ["apq"] * 36
     rows = [row for row in store.evaluations("small") if row.source == "apq"]
-    bits = [(row.policy.weight_bits, row.policy.activation_bits) for row in rows]
+    bits = [row.policy.bits for row in rows]
     assert len(set(bits)) == len(bits)
     space = store.get("small").space
     for row in rows:
@@ -67,11 +67,9 @@ def test_anchors_come_first_and_no_bits_are_measured_twice(store: StudyStore) ->
 def test_workers_at_once_propose_different_bits(store: StudyStore) -> None:
     work(store, 4)
     claims = [store.claim("small", f"worker{number}") for number in range(12)]
-    bits = {(one.policy.weight_bits, one.policy.activation_bits) for one in claims if one}
+    bits = {one.policy.bits for one in claims if one}
     assert len(bits) == 12
-    known = {
-        (row.policy.weight_bits, row.policy.activation_bits) for row in store.evaluations("small")
-    }
+    known = {row.policy.bits for row in store.evaluations("small")}
     assert not bits & known
 
 
@@ -115,8 +113,8 @@ def test_recovered_models_and_policies_outside_the_space_are_no_parents(
     assert len(points) == len(policies) > 0
     assert outside not in policies
     assert (
-        better.policy.weight_bits,
-        better.policy.activation_bits,
+        better.policy.bits.weights,
+        better.policy.bits.activations,
     ) not in knowledge.best_by_bits()
     work(store, 3)
 

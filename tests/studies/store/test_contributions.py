@@ -187,7 +187,7 @@ def test_the_same_bits_share_a_trial_within_their_source(store: StudyStore) -> N
     assert Counter(row.source for row in rows) == Counter(one.source for one in found)
     by_trial: dict[int | None, set[str]] = {}
     for row in rows:
-        bits = json.dumps(row.policy.bits_as_dict())
+        bits = json.dumps(row.policy.bits.as_dict())
         by_trial.setdefault(row.trial, set()).add(f"{row.source} {bits}")
     assert all(len(of) == 1 for of in by_trial.values())
     assert sorted(by_trial, key=str) == [4, 5, 6, 7, 8, 9, None]

@@ -11,9 +11,9 @@ from bundled_model import open_bundled
 from search.disk_cache import DiskTraceCache
 from search.evaluate import Evaluator, measure_reference
 from search.front import as_points, front_indices
-from search.results import judge
+from search.results import evaluate_trace
 from studies.config import TrialSection, parse_config
-from studies.live_front import KnownFront
+from studies.live_front import LiveFront
 from studies.records import HARVEST, StudyRecord
 from studies.store.contributions import Contribution, contribute
 from studies.store.writer import StudyStore
@@ -48,7 +48,7 @@ def store(tmp_path: Path, evaluator: Evaluator) -> StudyStore:
 
 def measurer(store: StudyStore, evaluator: Evaluator, **settings: float) -> Measurer:
     space = store.get("real").space
-    return Measurer(evaluator, space, TrialSection(**settings), KnownFront(store, "real"))
+    return Measurer(evaluator, space, TrialSection(**settings), LiveFront(store, "real"))
 
 
 def record_one(store: StudyStore, measure: Measurer) -> None:
@@ -79,7 +79,7 @@ def test_a_trace_gives_its_own_policy_and_its_front(
     assert points[0, 1] < found.evaluation.gbops
     for one in found.harvested:
         measure.space.check(one.policy)
-        assert one.policy.bits_as_dict() == policy.bits_as_dict()
+        assert one.policy.bits.as_dict() == policy.bits.as_dict()
         assert one == evaluator.evaluate(one.policy)
 
 
@@ -113,7 +113,7 @@ def test_a_hopeless_pass_is_given_up_and_can_be_repeated(
         [Contribution("strong", one) for one in (strong.evaluation, *strong.harvested)],
     )
     weights_only = space.uniform(8, 1.0)
-    bits = tuple(2 for _ in weights_only.weight_bits)
+    bits = tuple(2 for _ in weights_only.bits.weights)
     poor = space.decode({**space.encode(weights_only), **{
         f"w.{group}": width for group, width in zip(space.weight_groups, bits, strict=True)
     }})  # fmt: skip
@@ -121,8 +121,8 @@ def test_a_hopeless_pass_is_given_up_and_can_be_repeated(
     assert found.harvested == ()
     assert found.attributes == {"raced": {"samples": found.evaluation.samples, "of": 900}}
     assert found.evaluation.samples < 900
-    trace = evaluator.first_trace(poor, found.evaluation.samples)
-    assert found.evaluation == judge(poor, trace, evaluator.ledger, evaluator.task)
+    trace = evaluator.first_trace(poor.bits, found.evaluation.samples)
+    assert found.evaluation == evaluate_trace(poor, trace, evaluator.ledger, evaluator.task)
     # It was right to: the whole pass would not have added anything.
     whole = measurer(store, evaluator, racing=0).measure(poor)
     assert (whole.harvested, whole.evaluation.samples) == ((), 900)
@@ -137,7 +137,7 @@ def test_neither_is_done_where_both_are_off(store: StudyStore, evaluator: Evalua
 
 
 def test_a_front_is_learned_as_it_grows(store: StudyStore, evaluator: Evaluator) -> None:
-    front = KnownFront(store, "real")
+    front = LiveFront(store, "real")
     front.learn()
     assert front.points.shape == (0, 2)
     assert front.beyond(np.array([[0.1, 9.0]])).all()
