@@ -12,29 +12,23 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import timm
 import torch
 from torch import Tensor
 
-from search.caching import processor
 from search.cost import Ledger
+from search.data.batches import normalized_batches
 from search.data.splits import Split
 from search.digest import digest_of
-from search.engines.base import resolve_engine
 from search.engines.reference import ReferenceEngine
-from search.models.card import RECOVERED_FROM, InputSpec, ModelCard
-from search.models.early_exit import EarlyExitModel
+from search.models.card import RECOVERED_FROM, ModelCard
 from search.policy import Bits, Policy
-from search.quantize import calibration as calibrate
-from search.quantize.histograms import Histogram
-from search.quantize.ranges import resolve_quantizer
+from search.quantized import QuantizedModel
 from search.results import Evaluation, evaluate_trace
-from search.tasks import Task, resolve_task
+from search.tasks import Task
 from search.thresholds.racing import race_order
 from search.trace import ExitTrace
 
 ORDER = 1  # version of the order in which images make up batches
-BATCH_SIZE = 100  # small enough that a block's activations stay in the cache
 
 
 class TraceCache(Protocol):
@@ -47,113 +41,47 @@ class TraceCache(Protocol):
         """Keep ``trace`` under ``key``."""
 
 
-class CalibrationCache(Protocol):
-    """Where what calibration saw is kept by content."""
-
-    def load(self, key: str) -> dict[str, Histogram] | None:
-        """What was seen under ``key``, or None."""
-
-    def store(self, key: str, seen: dict[str, Histogram]) -> None:
-        """Keep it under ``key``."""
-
-
-def normalized_batches(
-    split: Split, spec: InputSpec, batch_size: int = BATCH_SIZE, device: str = "cpu"
-) -> Iterator[Tensor]:
-    """The images of a split in order, float32 ``[B, C, H, W]``, normalized for the model."""
-    mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
-    std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
-    for start in range(0, len(split), batch_size):
-        stop = min(start + batch_size, len(split))
-        pixels = torch.tensor(split.read(start, stop), device=device)
-        yield (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
-
-
 @dataclass
 class Evaluator:
-    """Evaluates policies of one model on one split.
+    """Evaluates policies of one quantized model on one split.
 
     Attributes:
-        model, card: the full-precision early-exit model and its card.
+        quantized: the model.
         split: what is evaluated on.
-        calibration: images that set the quantizer's ranges.
-        quantizer: its name.
         cache: where traces are looked up first, or None to compute every one.
-        device: where the model runs.
-        engine_name: of the engine that runs quantized policies.
-        calibrations: where what calibration saw is looked up first, or None to calibrate anew.
     """
 
-    model: EarlyExitModel
-    card: ModelCard
+    quantized: QuantizedModel
     split: Split
-    calibration: Split
-    quantizer: str = "mse"
     cache: TraceCache | None = None
-    device: str = "cpu"
-    engine_name: str = ReferenceEngine.name
-    calibrations: CalibrationCache | None = None
-
-    @cached_property
-    def task(self) -> Task:
-        """What the model's heads answer."""
-        return resolve_task(self.card.task)
-
-    @cached_property
-    def ledger(self) -> Ledger:
-        """The model's operations for one image."""
-        return self.model.ledger(self.card.input.size)
-
-    @cached_property
-    def engine(self) -> ReferenceEngine:
-        """The quantized model, calibrated at first use."""
-        model, seen = self.model.to(self.device), self._seen()
-        return self._engine_kind(model, seen, resolve_quantizer(self.quantizer))
-
-    def _seen(self) -> dict[str, Histogram]:
-        """What calibration saw of every operand, from the cache or from two passes.
-
-        Its sums are in floating point: other libraries or another processor may see otherwise.
-        """
-        key = digest_of(
-            {
-                "calibration": self.calibration.digest,
-                "model": self.card.digest,
-                "device": torch.device(self.device).type,
-                "version": [calibrate.VERSION, torch.__version__, timm.__version__],
-                "processor": processor().decode(errors="replace"),
-            }
-        )
-        if self.calibrations is not None and (known := self.calibrations.load(key)) is not None:
-            return known
-        seen = calibrate.calibrate(
-            self.model,
-            lambda: normalized_batches(self.calibration, self.card.input, device=self.device),
-        )
-        if self.calibrations is not None:
-            self.calibrations.store(key, seen)
-        return seen
 
     @property
-    def _engine_kind(self) -> type[ReferenceEngine]:
-        return resolve_engine(self.engine_name, self.device)
+    def card(self) -> ModelCard:
+        """The model's card."""
+        return self.quantized.card
+
+    @property
+    def task(self) -> Task:
+        """What the model's heads answer."""
+        return self.quantized.task
+
+    @property
+    def ledger(self) -> Ledger:
+        """The model's operations for one image."""
+        return self.quantized.ledger
 
     @property
     def data_digest(self) -> str:
         """Names the images evaluated on and those that set the quantizer's ranges."""
-        return digest_of([self.split.digest, self.calibration.digest])
+        return digest_of([self.split.digest, self.quantized.calibration.digest])
 
     def trace_key(self, bits: Bits) -> str:
         """Digest of everything that the trace of ``bits`` depends on."""
         return digest_of(
             {
+                **self.quantized.identity,
                 "bits": bits.as_dict(),
-                "model": self.card.digest,
                 "split": self.split.digest,
-                "calibration": self.calibration.digest,
-                "quantizer": self.quantizer,
-                "engine": [self._engine_kind.name, self._engine_kind.version],
-                "device": torch.device(self.device).type,
                 "order": ORDER,
             }
         )
@@ -214,12 +142,10 @@ class Evaluator:
 
     def _race(self, bits: Bits) -> Iterator[ExitTrace]:
         """The trace of every batch in the order of the race."""
-        widths = self.ledger.widths(bits)
-        batches = self._traces(
-            self.engine.run, self.split.take(self._order(bits)), self.engine.name
-        )
+        widths, engine = self.ledger.widths(bits), self.quantized.engine
+        batches = self._traces(engine.run, self.split.take(self._order(bits)), engine.name)
         while True:
-            self.engine.set_bits(widths)  # whoever looked may have used the engine meanwhile
+            engine.set_bits(widths)  # whoever looked may have used the engine meanwhile
             part = next(batches, None)
             if part is None:
                 return
@@ -238,12 +164,12 @@ class Evaluator:
             {
                 "full precision": self.card.digest,
                 "split": self.split.digest,
-                "device": torch.device(self.device).type,
+                "device": torch.device(self.quantized.device).type,
             }
         )
         if self.cache is not None and (known := self.cache.load(key)) is not None:
             return known
-        model = self.model.to(self.device)
+        model = self.quantized.model.to(self.quantized.device)
         with torch.inference_mode():
             trace = self._run(model)
         if self.cache is not None:
@@ -277,7 +203,7 @@ class Evaluator:
     ) -> Iterator[ExitTrace]:
         """The trace of every batch of a split, as it is computed."""
         done = 0
-        for images in normalized_batches(split, self.card.input, device=self.device):
+        for images in normalized_batches(split, self.card.input, device=self.quantized.device):
             outputs = outputs_of(images).float().cpu().numpy()
             targets = split.targets[done : done + len(outputs)]
             done += len(outputs)

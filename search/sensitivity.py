@@ -12,19 +12,18 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from search.bits.allocation import AllocationProblem
 from search.bits.tables import Sensitivity, SensitivityTables
 from search.cost import group_of
+from search.data.batches import normalized_batches
 from search.data.splits import Split
 from search.digest import digest_of
-from search.engines.reference import ReferenceEngine
 from search.errors import BadInput
-from search.evaluate import Evaluator, normalized_batches
 from search.policy import FULL_PRECISION, QUANTIZED_BITS, Bits, Granularity
+from search.quantized import QuantizedModel
 
 IMAGES = 256
 VERSION = 1
@@ -46,17 +45,17 @@ class TableCache(Protocol):
 
 @dataclass(frozen=True)
 class SensitivityMeter:
-    """Measures sensitivities of an evaluator's model on the first of its calibration images.
+    """Measures sensitivities of a quantized model on the first of its calibration images.
 
     Attributes:
-        evaluator: the model, its quantizer and its calibration images.
+        quantized: the model, its quantizer and its calibration images.
         granularity: what a group is.
         cache: where rows are looked up first.
         images: how many calibration images are run, 1 or more; more give steadier figures at a
             cost in proportion.
     """
 
-    evaluator: Evaluator
+    quantized: QuantizedModel
     granularity: Granularity
     cache: TableCache | None = None
     images: int = IMAGES
@@ -64,7 +63,7 @@ class SensitivityMeter:
     @property
     def split(self) -> Split:
         """The images that are run."""
-        return self.evaluator.calibration.head(self.images)
+        return self.quantized.calibration.head(self.images)
 
     def tables(self, on_row: OnRow = lambda done, of: None) -> SensitivityTables:
         """Measure every group, or read it where it is known.
@@ -93,7 +92,7 @@ class SensitivityMeter:
         return SensitivityTables(found["weights"], found["activations"])
 
     def _wanted(self) -> list[tuple[Side, str]]:
-        weights, activations = self.evaluator.ledger.groups(self.granularity)
+        weights, activations = self.quantized.ledger.groups(self.granularity)
         return [
             *(("weights", name) for name in weights),
             *(("activations", name) for name in activations),
@@ -104,7 +103,7 @@ class SensitivityMeter:
 
         The embedding and the heads stay in full precision, as they do in the tables.
         """
-        ledger = self.evaluator.ledger
+        ledger = self.quantized.ledger
         fixed = {op.name for op in ledger.ops if op.part != "block"}
         table = {
             name: (FULL_PRECISION, FULL_PRECISION) if name in fixed else widths
@@ -115,21 +114,16 @@ class SensitivityMeter:
 
     def _key(self, side: Side, group: str) -> str:
         """Digest of everything that a row depends on."""
-        engine = ReferenceEngine
         return digest_of(
             {
+                **self.quantized.identity,  # with the engine that really runs
                 "what": "sensitivity",
                 "version": VERSION,
                 "side": side,
                 "group": group,
                 "granularity": self.granularity,
                 "bits": list(QUANTIZED_BITS),
-                "model": self.evaluator.card.digest,
                 "images": self.split.digest,
-                "calibration": self.evaluator.calibration.digest,
-                "quantizer": self.evaluator.quantizer,
-                "engine": [engine.name, engine.version],
-                "device": torch.device(self.evaluator.device).type,
             }
         )
 
@@ -139,7 +133,7 @@ class SensitivityMeter:
             return known
         ops = [
             op
-            for op in self.evaluator.ledger.ops
+            for op in self.quantized.ledger.ops
             if op.part == "block" and group_of(op, self.granularity) == group
         ]
         tables = [self._alone(side, group, bits) for bits in QUANTIZED_BITS]
@@ -153,7 +147,7 @@ class SensitivityMeter:
         """Bits of every operation when one side of one group is quantized."""
         wide = FULL_PRECISION
         table = {}
-        for op in self.evaluator.ledger.ops:
+        for op in self.quantized.ledger.ops:
             left = right = wide
             if op.part == "block" and group_of(op, self.granularity) == group:
                 if side == "activations":
@@ -165,10 +159,10 @@ class SensitivityMeter:
 
     def _compare(self, tables: Sequence[Widths], block: int) -> tuple[np.ndarray, np.ndarray]:
         """Noise ``[B]`` after ``block`` and drift ``[B, E]`` of each table against all at 32."""
-        engine = self.evaluator.engine
-        wide = {op.name: (FULL_PRECISION, FULL_PRECISION) for op in self.evaluator.ledger.ops}
+        engine = self.quantized.engine
+        wide = {op.name: (FULL_PRECISION, FULL_PRECISION) for op in self.quantized.ledger.ops}
         error, power = np.zeros(len(tables)), 0.0
-        drift = np.zeros((len(tables), len(self.evaluator.ledger.exit_blocks)))
+        drift = np.zeros((len(tables), len(self.quantized.ledger.exit_blocks)))
         for images in self._batches():
             engine.set_bits(wide)
             truth, states = engine.run_states(images)
@@ -188,8 +182,8 @@ class SensitivityMeter:
         return error / power, drift / len(self.split)
 
     def _batches(self) -> Iterator[Tensor]:
-        evaluator = self.evaluator
-        return normalized_batches(self.split, evaluator.card.input, device=evaluator.device)
+        quantized = self.quantized
+        return normalized_batches(self.split, quantized.card.input, device=quantized.device)
 
 
 def _divergence(expected: Tensor, found: Tensor) -> Tensor:

@@ -1,38 +1,78 @@
-"""Which engine runs quantized policies, by name. Needs torch."""
+"""The seam between models and what runs them quantized, and its resolver. Needs torch."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import cache
+from typing import Protocol
 
-import torch
+from torch import Tensor
 
 from search.engines import ENGINES
-from search.engines.cpu.native import load_kernels
 from search.engines.reference import ReferenceEngine
+from search.models.early_exit import EarlyExitModel
+from search.quantize.qparams import ModelQParams
 from search.registry import resolve
 
 log = logging.getLogger(__name__)
 
 
+class Engine(Protocol):
+    """A quantized model whose bits can be set anew for every policy.
+
+    Attributes:
+        name: in the registry, in traces and in records.
+        version: raised whenever the same bits may give other answers; traces are kept by it.
+    """
+
+    name: str
+    version: int
+
+    def set_bits(self, widths: Mapping[str, tuple[int, int]]) -> None:
+        """Set the widths ``(left, right)`` of every operation, by the ledger's names."""
+
+    def run(self, images: Tensor) -> Tensor:
+        """Every exit's outputs for normalized images: ``[B, C, H, W]`` to ``[B, E, classes]``."""
+
+    def run_states(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The same, and the output of every block."""
+
+
+class EngineKind(Protocol):
+    """What builds an engine: a class in the registry.
+
+    Attributes:
+        name, version: of the engines that it builds.
+    """
+
+    name: str
+    version: int
+
+    def unavailable(self, device: str) -> str | None:
+        """Why it cannot run on ``device``, in one line, and what to do; None where it can."""
+
+    def __call__(self, model: EarlyExitModel, qparams: ModelQParams) -> Engine:
+        """Build one for a model in evaluation mode, which is copied, not changed."""
+
+
 @cache
-def resolve_engine(name: str, device: str = "cpu") -> type[ReferenceEngine]:
+def resolve_engine(name: str, device: str = "cpu") -> EngineKind:
     """The engine called ``name``, or the reference engine where that one cannot run.
 
     What an engine measured carries the name of the engine that really ran.
 
     Args:
         name: a key of ``ENGINES``.
-        device: where the model runs. The fast engine's kernels are for CPUs.
+        device: where the model runs.
 
     Raises:
         BadInput: when the name is unknown.
     """
-    engine: type[ReferenceEngine] = resolve("engine", name, ENGINES)
-    if engine.name == ReferenceEngine.name:
-        return engine
-    if torch.device(device).type != "cpu":
-        log.warning("engine %r is for CPUs: on %s the reference engine runs", name, device)
-        return ReferenceEngine
-    # Why there are none has been said where they were looked for.
-    return engine if load_kernels() is not None else ReferenceEngine
+    kind: EngineKind = resolve("engine", name, ENGINES)
+    reason = kind.unavailable(device)
+    if reason is None:
+        return kind
+    if reason:
+        log.warning("%s", reason)
+    return ReferenceEngine

@@ -9,28 +9,30 @@ about 500 inputs at 8x8 bits) round in the last place like any float32 sum.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search.engines.kept import KeptTensors
 from search.models.counted import MatMul, counted_modules
 from search.models.early_exit import EarlyExitModel
 from search.policy import FULL_PRECISION
 from search.quantize.calibration import operands
-from search.quantize.histograms import Histogram
-from search.quantize.ranges import AffineRange, Quantizer, weight_codes
+from search.quantize.qparams import ActivationQParams, ModelQParams, WeightQParams
 
 
 class ActivationCodes(nn.Module):
-    """An activation tensor as integer codes at the current bits; the identity at 32."""
+    """An activation tensor as integer codes at the current bits; the identity at 32.
 
-    def __init__(self, seen: Histogram, quantizer: Quantizer) -> None:
+    Args:
+        qparams_at: gives the tensor's quantization parameters at a width.
+    """
+
+    def __init__(self, qparams_at: Callable[[int], ActivationQParams]) -> None:
         super().__init__()
-        self._seen, self._quantizer = seen, quantizer
-        self._ranges: dict[int, AffineRange] = {}
+        self._qparams_at = qparams_at
         self.set_bits(FULL_PRECISION)
 
     def set_bits(self, bits: int) -> None:
@@ -39,12 +41,10 @@ class ActivationCodes(nn.Module):
         self.scale = 1.0
         if bits == FULL_PRECISION:
             return
-        if bits not in self._ranges:
-            self._ranges[bits] = self._quantizer.activation_range(self._seen, bits)
-        chosen = self._ranges[bits]
-        self.scale = chosen.scale
-        self.lowest = -chosen.zero_point
-        self.highest = 2**bits - 1 - chosen.zero_point
+        qparams = self._qparams_at(bits)
+        self.scale = qparams.scale
+        self.lowest = qparams.quant_min - qparams.zero_point
+        self.highest = qparams.quant_max - qparams.zero_point
 
     def forward(self, value: Tensor) -> Tensor:
         """Codes less the zero point, so that ``codes * scale`` is the quantized value."""
@@ -54,56 +54,54 @@ class ActivationCodes(nn.Module):
 
 
 class QuantizedProduct(nn.Module):
-    """A linear or convolution layer on codes, with the parameters of the layer it stands for."""
+    """A linear or convolution layer on codes, with the parameters of the layer it stands for.
+
+    Args:
+        source: the layer.
+        inputs: what enters it, as codes.
+        qparams_at: gives the weights' quantization parameters at a width.
+    """
 
     def __init__(
         self,
         source: nn.Linear | nn.Conv2d,
         inputs: ActivationCodes,
-        quantizer: Quantizer,
-        kept: KeptTensors,
+        qparams_at: Callable[[int], WeightQParams],
     ) -> None:
         super().__init__()
         self.source, self.inputs = source, inputs
-        self._quantizer, self._kept = quantizer, kept
-        self._scales: dict[int, Tensor] = {}
+        self.qparams_at = qparams_at
+        self.weight_bits = FULL_PRECISION
+        self._operand: tuple[Tensor, Tensor] | None = None
         self._shape = (1, -1, 1, 1) if isinstance(source, nn.Conv2d) else (-1,)
-        self.set_bits(FULL_PRECISION, FULL_PRECISION)
 
     def set_bits(self, activation_bits: int, weight_bits: int) -> None:
         """Choose both widths."""
         self.inputs.set_bits(activation_bits)
-        self.weight_bits = weight_bits
+        if weight_bits != self.weight_bits:
+            self.weight_bits, self._operand = weight_bits, None
 
-    def weight_scale(self, bits: int) -> Tensor:
-        """Scales ``[O]`` of the weights at ``bits``, chosen once; ones at 32."""
-        if bits not in self._scales:
-            rows = self.source.weight.detach().flatten(1)
-            if bits == FULL_PRECISION:
-                self._scales[bits] = rows.new_ones(len(rows))
+    def _weights(self) -> tuple[Tensor, Tensor]:
+        """The weights at their bits, as codes in their own shape, and their scales ``[O]``."""
+        if self._operand is None:
+            weight = self.source.weight.detach()
+            if self.weight_bits == FULL_PRECISION:
+                self._operand = weight, weight.new_ones(len(weight))
             else:
-                self._scales[bits] = self._quantizer.weight_scale(rows, bits)
-        return self._scales[bits]
-
-    def _codes(self) -> Tensor:
-        """The weights at their bits, as codes in their own shape."""
-        weight, bits = self.source.weight.detach(), self.weight_bits
-        if bits == FULL_PRECISION:
-            return weight
-        (codes,) = self._kept.get(
-            (self, bits), lambda: (weight_codes(weight.flatten(1), self.weight_scale(bits), bits),)
-        )
-        return codes.view_as(weight)
+                qparams = self.qparams_at(self.weight_bits)
+                self._operand = qparams.codes.to(weight.dtype).view_as(weight), qparams.scale
+        return self._operand
 
     def forward(self, value: Tensor) -> Tensor:
-        codes, weights, layer = self.inputs(value), self._codes(), self.source
+        codes, layer = self.inputs(value), self.source
+        weights, scale = self._weights()
         if isinstance(layer, nn.Conv2d):
             product = F.conv2d(
                 codes, weights, None, layer.stride, layer.padding, layer.dilation, layer.groups
             )
         else:
             product = F.linear(codes, weights)
-        scale = (self.weight_scale(self.weight_bits) * self.inputs.scale).view(self._shape)
+        scale = (scale * self.inputs.scale).view(self._shape)
         if layer.bias is None:
             return product * scale
         return torch.addcmul(layer.bias.detach().view(self._shape), product, scale)
@@ -131,42 +129,43 @@ class ReferenceEngine:
 
     Args:
         model: full precision, in evaluation mode; it is copied, not changed.
-        seen: what calibration saw of every operand.
-        quantizer: how ranges are chosen.
+        qparams: its quantization parameters.
     """
 
     name = "reference"
     version = 1
 
-    def __init__(
-        self, model: EarlyExitModel, seen: Mapping[str, Histogram], quantizer: Quantizer
-    ) -> None:
+    @classmethod
+    def unavailable(cls, device: str) -> str | None:
+        """It runs wherever torch does."""
+        return None
+
+    def __init__(self, model: EarlyExitModel, qparams: ModelQParams) -> None:
         self.model = copy.deepcopy(model).eval()
-        self.kept = KeptTensors()
         self.sites: dict[str, QuantizedProduct | QuantizedMatMul] = {}
         for name, module in list(counted_modules(self.model)):
-            codes = [ActivationCodes(seen[op], quantizer) for op in operands(name, module)]
+            codes = [
+                ActivationCodes(partial(qparams.activation, operand))
+                for operand in operands(name, module)
+            ]
             replacement: QuantizedProduct | QuantizedMatMul
             if isinstance(module, MatMul):
                 replacement = QuantizedMatMul(codes[0], codes[1])
             else:
-                replacement = QuantizedProduct(module, codes[0], quantizer, self.kept)
+                replacement = QuantizedProduct(module, codes[0], partial(qparams.weight, name))
             parent = self.model.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], replacement)
             self.sites[name.removeprefix("backbone.")] = replacement
 
-    def set_bits(self, bits: Mapping[str, tuple[int, int]]) -> None:
-        """Set the bits ``(left, right)`` of every operation, by the ledger's names."""
+    def set_bits(self, widths: Mapping[str, tuple[int, int]]) -> None:
         for name, site in self.sites.items():
-            site.set_bits(*bits[name])
+            site.set_bits(*widths[name])
 
     @torch.inference_mode()
     def run(self, images: Tensor) -> Tensor:
-        """Every exit's outputs for normalized images: ``[B, C, H, W]`` to ``[B, E, classes]``."""
         outputs: Tensor = self.model(images)
         return outputs
 
     @torch.inference_mode()
     def run_states(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The same, and the output of every block."""
         return self.model.forward_states(images)

@@ -18,7 +18,12 @@ from search.models.counted import MatMul, counted_modules
 from search.models.early_exit import EarlyExitModel
 from search.policy import FULL_PRECISION
 from search.quantize.calibration import Batches, calibrate, operands
-from search.quantize.ranges import AffineRange, Quantizer
+from search.quantize.qparams import (
+    ActivationQParams,
+    ModelQParams,
+    Quantizer,
+    WeightQParams,
+)
 
 
 def fake_quantize(value: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -45,18 +50,17 @@ class _Levels(nn.Module):
         for name in ("scale", "low", "high"):
             self.register_buffer(name, torch.ones(()), persistent=False)
 
-    def set_range(self, chosen: AffineRange) -> None:
+    def take_activation(self, qparams: ActivationQParams) -> None:
         """Take the levels of an activation."""
-        self.scale = torch.full_like(self.scale, chosen.scale)
-        self.low = torch.full_like(self.low, -chosen.zero_point)
-        self.high = torch.full_like(self.high, 2**self.bits - 1 - chosen.zero_point)
+        self.scale = torch.full_like(self.scale, qparams.scale)
+        self.low = torch.full_like(self.low, qparams.quant_min - qparams.zero_point)
+        self.high = torch.full_like(self.high, qparams.quant_max - qparams.zero_point)
 
-    def set_scale(self, scale: Tensor) -> None:
-        """Take the levels of a weight, from its scales in broadcastable shape."""
-        half = 2 ** (self.bits - 1)
-        self.scale = scale
-        self.low = torch.full_like(self.low, -half)
-        self.high = torch.full_like(self.high, half - 1)
+    def take_weight(self, qparams: WeightQParams, dimensions: int) -> None:
+        """Take the levels of a weight of so many dimensions."""
+        self.scale = qparams.scale.view(-1, *[1] * (dimensions - 1))
+        self.low = torch.full_like(self.low, qparams.quant_min)
+        self.high = torch.full_like(self.high, qparams.quant_max)
 
     def forward(self, value: Tensor) -> Tensor:
         if not self.active:
@@ -133,14 +137,13 @@ class StraightThrough:
         """
         was_training = self.plain.training
         self.plain.eval()
-        seen = calibrate(self.plain, batches)
+        qparams = ModelQParams(self.plain, calibrate(self.plain, batches), self._quantizer)
         self.plain.train(was_training)
         for name, site in self._sites.items():
             names = self._operands[name]
             for operand, levels in zip(names, (site.left, site.right), strict=False):
                 if levels.active:
-                    levels.set_range(self._quantizer.activation_range(seen[operand], levels.bits))
+                    levels.take_activation(qparams.activation(operand, levels.bits))
             if isinstance(site, _TrainableProduct) and site.right.active:
-                weight = site.source.weight.detach()
-                scale = self._quantizer.weight_scale(weight.flatten(1), site.right.bits)
-                site.right.set_scale(scale.view(-1, *[1] * (weight.ndim - 1)))
+                chosen = qparams.weight(name, site.right.bits)
+                site.right.take_weight(chosen, site.source.weight.ndim)

@@ -27,13 +27,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from search.cost import Ledger
+from search.data.batches import normalized_batches
 from search.digest import digest_of
 from search.errors import BadInput, check_range
-from search.evaluate import Evaluator, normalized_batches
+from search.evaluate import Evaluator
 from search.models.early_exit import EarlyExitModel
 from search.policy import Bits, Policy
 from search.quantize.ranges import resolve_quantizer
 from search.quantize.straight_through import StraightThrough
+from search.quantized import QuantizedModel
 from search.results import Evaluation, evaluate_trace
 from search.tasks import Task
 from search.trace import ExitTrace
@@ -98,7 +100,7 @@ OnStep = Callable[[StepReport], None]
 
 
 def recovery_key(
-    evaluator: Evaluator, bits: Bits, exit_rates: tuple[float, ...], recipe: RecoverRecipe
+    quantized: QuantizedModel, bits: Bits, exit_rates: tuple[float, ...], recipe: RecoverRecipe
 ) -> str:
     """Digest of everything that a recovered model depends on, but the training images."""
     return digest_of(
@@ -106,15 +108,15 @@ def recovery_key(
             "bits": bits.as_dict(),
             "exit_rates": list(exit_rates),
             "recipe": recipe.as_dict(),
-            "model": evaluator.card.digest,
-            "calibration": evaluator.calibration.digest,
-            "quantizer": evaluator.quantizer,
+            "model": quantized.card.digest,
+            "calibration": quantized.calibration.digest,
+            "quantizer": quantized.quantizer,
         }
     )
 
 
 def recover(
-    evaluator: Evaluator,
+    quantized: QuantizedModel,
     bits: Bits,
     exit_rates: tuple[float, ...],
     data: TrainingData,
@@ -123,10 +125,10 @@ def recover(
     state: Path | None = None,
     on_step: OnStep = lambda report: None,
 ) -> EarlyExitModel:
-    """Train a copy of the evaluator's model for bits.
+    """Train a copy of a model for bits.
 
     Args:
-        evaluator: holds the full-precision model, the calibration images and the quantizer.
+        quantized: the full-precision model, the calibration images and the quantizer.
         bits: what is trained for.
         exit_rates: how often samples leave by each exit, ``[E]``.
         data: training images.
@@ -146,16 +148,16 @@ def recover(
             f"{len(data)} training images are fewer than one batch of {recipe.batch_size}: "
             "lower the batch size or add images"
         )
-    widths = evaluator.ledger.widths(bits)
-    teacher = evaluator.model.to(evaluator.device).eval()
+    widths = quantized.ledger.widths(bits)
+    teacher = quantized.model.to(quantized.device).eval()
     student = copy.deepcopy(teacher)
-    twin = StraightThrough(student, widths, resolve_quantizer(evaluator.quantizer))
-    twin.model.to(evaluator.device)
+    twin = StraightThrough(student, widths, resolve_quantizer(quantized.quantizer))
+    twin.model.to(quantized.device)
     parameters = list(student.parameters())
     optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=(0.9, 0.99))
-    weights = torch.tensor(exit_rates, device=evaluator.device) + EXIT_FLOOR
+    weights = torch.tensor(exit_rates, device=quantized.device) + EXIT_FLOOR
     weights = weights / weights.sum()
-    saved = _State(state, recovery_key(evaluator, bits, exit_rates, recipe))
+    saved = _State(state, recovery_key(quantized, bits, exit_rates, recipe))
     done = saved.load(student, optimizer)
 
     def loss_of(images: Tensor) -> Tensor:
@@ -165,7 +167,7 @@ def recover(
 
     def calibration() -> Iterator[Tensor]:
         return normalized_batches(
-            evaluator.calibration, evaluator.card.input, device=evaluator.device
+            quantized.calibration, quantized.card.input, device=quantized.device
         )
 
     for parameter in teacher.parameters():
@@ -183,7 +185,7 @@ def recover(
                 losses.clear()
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * _rate(step, recipe.steps)
-            loss = step_loss(images.to(evaluator.device))
+            loss = step_loss(images.to(quantized.device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, 1.0)

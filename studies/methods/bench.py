@@ -78,7 +78,7 @@ def open_workbench(
         data = open_training_data(record.config.data.dataset, folder, evaluator.card.input)
         recovery = Recovery(evaluator, data, recipe)
     granularity = record.config.space.granularity
-    meter = SensitivityMeter(evaluator, granularity, caches.tables)
+    meter = SensitivityMeter(evaluator.quantized, granularity, caches.tables)
     with bar(console) as shown:
         task = shown.add_task("measuring sensitivity tables", total=None)
         tables = meter.tables(lambda done, of: shown.update(task, completed=done, total=of))

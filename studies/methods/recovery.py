@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from search.errors import BadInput
@@ -37,7 +36,7 @@ class Recovery:
 
     def key(self, bits: Bits, exit_rates: tuple[float, ...]) -> str:
         """Digest of everything that a recovered model depends on, but the training images."""
-        return recovery_key(self.original, bits, exit_rates, self.recipe)
+        return recovery_key(self.original.quantized, bits, exit_rates, self.recipe)
 
     def make(
         self,
@@ -72,7 +71,7 @@ class Recovery:
             )
         else:
             model = recover(
-                self.original, bits, exit_rates, self.data, self.recipe,
+                self.original.quantized, bits, exit_rates, self.data, self.recipe,
                 state=weights.with_suffix(".state"), on_step=on_step,
             )  # fmt: skip
             card = self.original.card.model_copy(
@@ -86,7 +85,8 @@ class Recovery:
                 }
             )
             card = save_checkpoint(model, card, weights)
-        evaluator = dataclasses.replace(self.original, model=model, card=card)
+        quantized = replace(self.original.quantized, model=model, card=card)
+        evaluator = replace(self.original, quantized=quantized)
         return Recovered(weights, card.digest, evaluator, self.original)
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from search.data import open_dataset
 from search.errors import BadInput
-from search.evaluate import CalibrationCache, Evaluator, TraceCache
+from search.evaluate import Evaluator, TraceCache
 from search.models.bundled import checkpoint_path
 from search.models.checkpoint import load_checkpoint
+from search.quantized import CalibrationCache, QuantizedModel
 from studies.config import StudyConfig
 from studies.records import StudyRecord
 
@@ -43,17 +44,16 @@ def open_evaluator(
             f"the model knows {len(card.classes)} classes ({card.classes[0]}, ...), the data "
             f"{len(dataset.classes)} ({dataset.classes[0]}, ...): they must be the same"
         )
-    return Evaluator(
+    quantized = QuantizedModel(
         model=model,
         card=card,
-        split=dataset.split(split),
         calibration=dataset.split("calibration").head(config.data.calibration_images),
         quantizer=config.quantizer.name,
-        cache=cache,
-        calibrations=calibrations,
-        device=device,
         engine_name=engine or config.engine.name,
+        device=device,
+        calibrations=calibrations,
     )
+    return Evaluator(quantized, dataset.split(split), cache)
 
 
 def open_study_evaluator(

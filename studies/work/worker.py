@@ -165,10 +165,12 @@ class Worker:
         evaluator = open_study_evaluator(
             record, self.caches.traces, self.caches.calibrations, self.device
         )
-        known = self.store.known_front(name)
+        known, granularity = self.store.known_front(name), record.config.space.granularity
         return (
             Measurer(evaluator, record.space, record.config.trial, known),
-            SensitivityMeter(evaluator, record.config.space.granularity, self.caches.tables),
+            SensitivityMeter(
+                evaluator.quantized, record.config.space.granularity, self.caches.tables
+            ),
         )
 
 

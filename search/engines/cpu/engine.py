@@ -20,18 +20,16 @@ from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
 from search.engines.cpu import native
-from search.engines.kept import KeptTensors
 from search.engines.reference import (
     ActivationCodes,
     QuantizedProduct,
     ReferenceEngine,
 )
-from search.errors import ExitbitsError
 from search.models.backbones.attention import ExplicitAttention
 from search.models.early_exit import EarlyExitModel
 from search.policy import FULL_PRECISION
-from search.quantize.histograms import Histogram
-from search.quantize.ranges import Quantizer, weight_codes
+from search.quantize.kept import KeptTensors
+from search.quantize.qparams import ModelQParams
 
 GROUP_ROWS = 200  # tokens that go through a block together, so that they stay in the cache
 COLUMNS = 16  # of a packed panel
@@ -45,36 +43,42 @@ class FastEngine(ReferenceEngine):
 
     Args:
         model: full precision, in evaluation mode, on a CPU; it is copied, not changed.
-        seen: what calibration saw of every operand.
-        quantizer: how ranges are chosen.
+        qparams: its quantization parameters.
 
     Attributes:
         fast_blocks: the blocks that the kernels run.
 
     Raises:
-        ExitbitsError: when there are no kernels.
+        KernelsUnavailable: when there are no kernels.
     """
 
     name = "fast"
     version = 2
 
-    def __init__(
-        self, model: EarlyExitModel, seen: Mapping[str, Histogram], quantizer: Quantizer
-    ) -> None:
+    @classmethod
+    def unavailable(cls, device: str) -> str | None:
+        """It needs a CPU, and kernels built for it."""
+        if torch.device(device).type != "cpu":
+            return f"engine {cls.name!r} is for CPUs: on {device} the reference engine runs"
         kernels = native.load_kernels()
-        if kernels is None:
-            raise ExitbitsError("the fast engine's kernels are missing: use the reference engine")
-        super().__init__(model, seen, quantizer)
+        return str(kernels) if isinstance(kernels, native.KernelsUnavailable) else None
+
+    def __init__(self, model: EarlyExitModel, qparams: ModelQParams) -> None:
+        kernels = native.load_kernels()
+        if isinstance(kernels, native.KernelsUnavailable):
+            raise kernels
+        super().__init__(model, qparams)
+        packed = KeptTensors()
         self.fast_blocks: list[FastBlock] = []
         for name, module in list(self.model.named_modules()):
             if is_known(module):
-                block = FastBlock(module, kernels, self.kept)
+                block = FastBlock(module, kernels, packed)
                 parent = self.model.get_submodule(name.rpartition(".")[0])
                 setattr(parent, name.rpartition(".")[2], block)
                 self.fast_blocks.append(block)
 
-    def set_bits(self, bits: Mapping[str, tuple[int, int]]) -> None:
-        super().set_bits(bits)
+    def set_bits(self, widths: Mapping[str, tuple[int, int]]) -> None:
+        super().set_bits(widths)
         for block in self.fast_blocks:
             block.refresh()
 
@@ -133,7 +137,7 @@ class FastBlock(nn.Module):
     Args:
         block: quantized, and :func:`is_known`.
         kernels: the loaded library.
-        kept: where packed weights are kept.
+        packed: where packed weights are kept.
 
     Attributes:
         in_place: whether the tokens given may be overwritten.
@@ -141,9 +145,9 @@ class FastBlock(nn.Module):
 
     in_place = False
 
-    def __init__(self, block: Any, kernels: ctypes.CDLL, kept: KeptTensors) -> None:
+    def __init__(self, block: Any, kernels: ctypes.CDLL, packed: KeptTensors) -> None:
         super().__init__()
-        self.block, self._kernels, self._kept = block, kernels, kept
+        self.block, self._kernels, self._packed = block, kernels, packed
         self._parameters_now: native.Block | None = None
         self._alive: list[object] = []  # what the structure points to
         self._room = torch.empty(0, dtype=torch.uint8)
@@ -182,30 +186,39 @@ class FastBlock(nn.Module):
         if FULL_PRECISION in widths or attention.context.left.lowest:
             self._parameters_now = None
             return
+        norm1, norm2 = self.block.norm1, self.block.norm2
         self._parameters_now = native.Block(
-            attention.proj.source.in_features,
-            attention.num_heads,
-            attention.head_dim,
-            mlp.fc1.source.out_features,
-            self.block.norm1.eps,
-            self.block.norm2.eps,
-            attention.scale,
-            *(
-                self._pointer(tensor)
-                for norm in (self.block.norm1, self.block.norm2)
-                for tensor in (norm.weight, norm.bias)
-            ),
-            *(
-                self._pointer(scale.gamma) if isinstance(scale, LayerScale) else None
-                for scale in (self.block.ls1, self.block.ls2)
-            ),
-            *(self._linear(layer) for layer in layers),
-            _levels(attention.qkv.inputs),
-            *(_levels(codes) for one in matmuls for codes in (one.left, one.right)),
-            *(_levels(layer.inputs) for layer in layers[1:]),
-            *(one.left.scale * one.right.scale for one in matmuls),
-            *(_steps(one.left.bits, one.right.bits) for one in matmuls),
-            *(2 ** (one.right.bits - 1) for one in matmuls),
+            width=attention.proj.source.in_features,
+            heads=attention.num_heads,
+            head_width=attention.head_dim,
+            hidden=mlp.fc1.source.out_features,
+            epsilon1=norm1.eps,
+            epsilon2=norm2.eps,
+            query_scale=attention.scale,
+            norm1_weight=self._pointer(norm1.weight),
+            norm1_bias=self._pointer(norm1.bias),
+            norm2_weight=self._pointer(norm2.weight),
+            norm2_bias=self._pointer(norm2.bias),
+            branch1_scale=self._branch_scale(self.block.ls1),
+            branch2_scale=self._branch_scale(self.block.ls2),
+            qkv=self._linear(attention.qkv),
+            proj=self._linear(attention.proj),
+            fc1=self._linear(mlp.fc1),
+            fc2=self._linear(mlp.fc2),
+            qkv_input=_levels(attention.qkv.inputs),
+            query=_levels(attention.scores.left),
+            key=_levels(attention.scores.right),
+            probability=_levels(attention.context.left),
+            value=_levels(attention.context.right),
+            proj_input=_levels(attention.proj.inputs),
+            fc1_input=_levels(mlp.fc1.inputs),
+            fc2_input=_levels(mlp.fc2.inputs),
+            scores_scale=attention.scores.left.scale * attention.scores.right.scale,
+            context_scale=attention.context.left.scale * attention.context.right.scale,
+            scores_steps=_steps(attention.scores.left.bits, attention.scores.right.bits),
+            context_steps=_steps(attention.context.left.bits, attention.context.right.bits),
+            key_middle=_middle(attention.scores.right),
+            value_middle=_middle(attention.context.right),
         )
 
     def _pointer(self, tensor: Tensor) -> int:
@@ -213,26 +226,28 @@ class FastBlock(nn.Module):
         self._alive.append(kept)
         return int(kept.data_ptr())
 
+    def _branch_scale(self, scale: nn.Module) -> int | None:
+        return self._pointer(scale.gamma) if isinstance(scale, LayerScale) else None
+
     def _linear(self, layer: QuantizedProduct) -> native.Linear:
-        bits = layer.weight_bits
-        panels, sums = self._kept.get((layer, bits, "packed"), lambda: self._pack(layer, bits))
+        qparams = layer.qparams_at(layer.weight_bits)
+        panels, sums = self._packed.get((layer, qparams.bits), lambda: self._pack(qparams.codes))
         offsets = sums * layer.inputs.lowest
         self._alive += [panels, offsets]
         bias = layer.source.bias
         outputs, inputs = layer.source.weight.shape
         return native.Linear(
-            panels.data_ptr(),
-            offsets.data_ptr(),
-            self._pointer(layer.weight_scale(bits) * layer.inputs.scale),
-            self._pointer(torch.zeros(outputs) if bias is None else bias),
-            inputs,
-            outputs,
-            _steps(layer.inputs.bits, bits),
+            weights=panels.data_ptr(),
+            offsets=offsets.data_ptr(),
+            scale=self._pointer(qparams.scale * layer.inputs.scale),
+            bias=self._pointer(torch.zeros(outputs) if bias is None else bias),
+            inputs=inputs,
+            outputs=outputs,
+            steps=_steps(layer.inputs.bits, qparams.bits),
         )
 
-    def _pack(self, layer: QuantizedProduct, bits: int) -> tuple[Tensor, Tensor]:
-        rows = layer.source.weight.detach()
-        codes = weight_codes(rows, layer.weight_scale(bits), bits).to(torch.int8).contiguous()
+    def _pack(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        codes = codes.contiguous()
         panels, sums = torch.empty_like(codes), torch.empty(len(codes), dtype=torch.int32)
         self._kernels.exitbits_pack(
             codes.data_ptr(), *codes.shape, panels.data_ptr(), sums.data_ptr()
@@ -241,7 +256,12 @@ class FastBlock(nn.Module):
 
 
 def _levels(codes: ActivationCodes) -> native.Levels:
-    return native.Levels(1 / codes.scale, codes.lowest, codes.highest)
+    return native.Levels(inverse=1 / codes.scale, lowest=codes.lowest, highest=codes.highest)
+
+
+def _middle(codes: ActivationCodes) -> int:
+    """What is subtracted from codes to make them signed."""
+    return int(2 ** (codes.bits - 1))
 
 
 def _steps(left_bits: int, right_bits: int) -> int:

@@ -19,6 +19,7 @@ from importlib import resources
 from pathlib import Path
 
 from search.caching import default_cache_folder, processor
+from search.errors import ExitbitsError
 
 log = logging.getLogger(__name__)
 
@@ -67,17 +68,26 @@ class Block(ctypes.Structure):
     )
 
 
-@cache
-def load_kernels() -> ctypes.CDLL | None:
-    """The kernels, compiled where that was not done yet; None where they cannot be.
+class KernelsUnavailable(ExitbitsError):
+    """There are no kernels here; the message says why, and is empty where nothing is wrong."""
 
-    Why they cannot be is logged once.
-    """
+
+@cache
+def load_kernels() -> ctypes.CDLL | KernelsUnavailable:
+    """The kernels, compiled where that was not done yet, or why there are none."""
+    try:
+        return _load()
+    except KernelsUnavailable as reason:
+        return reason
+
+
+def _load() -> ctypes.CDLL:
     sources = _sources()
     compiler = _compiler()
     if compiler is None:
-        log.warning("no C++ compiler found: the fast engine needs one (install g++, or set CXX)")
-        return None
+        raise KernelsUnavailable(
+            "no C++ compiler found: the fast engine needs one (install g++, or set CXX)"
+        )
     try:
         version = _output([compiler, "--version"])
         name = hashlib.sha256(
@@ -89,14 +99,14 @@ def load_kernels() -> ctypes.CDLL | None:
         kernels = ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as error:
         if getattr(error, "returncode", None) == -signal.SIGINT:
-            return None  # Ctrl-C reached the compiler as well: nothing is wrong with it
-        detail = getattr(error, "stderr", None) or str(error)
-        log.warning(
-            "the fast engine's kernels cannot be built here (%s): check the compiler (CXX) and the "
-            "cache folder",
-            detail.strip().splitlines()[-1],
-        )
-        return None
+            # Ctrl-C reached the compiler as well: nothing is wrong with it.
+            raise KernelsUnavailable("") from error
+        detail = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        raise KernelsUnavailable(
+            f"the fast engine's kernels cannot be built here ({detail[-1]}): check the compiler "
+            "(CXX) and the cache folder"
+        ) from error
+    _check_layout(kernels)
     kernels.exitbits_room.restype = ctypes.c_long
     kernels.exitbits_room.argtypes = [ctypes.POINTER(Block), ctypes.c_long, ctypes.c_long]
     kernels.exitbits_run_block.restype = None
@@ -109,6 +119,19 @@ def load_kernels() -> ctypes.CDLL | None:
         ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p,
     ]  # fmt: skip
     return kernels
+
+
+def _check_layout(kernels: ctypes.CDLL) -> None:
+    """Raise ``KernelsUnavailable`` unless the library lays its structures out as this module."""
+    for structure in (Levels, Linear, Block):
+        name = structure.__name__.lower()
+        size = getattr(kernels, f"exitbits_size_of_{name}")
+        size.restype = ctypes.c_long
+        if (theirs := size()) != (ours := ctypes.sizeof(structure)):
+            raise KernelsUnavailable(
+                f"the fast engine's kernels take {theirs} bytes for a {name}, this program gives "
+                f"{ours}: remove the folder {str(default_cache_folder() / 'kernels')!r}"
+            )
 
 
 def _compiler() -> str | None:

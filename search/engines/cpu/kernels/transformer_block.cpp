@@ -288,6 +288,11 @@ void run_images(const Block &block, float *tokens, long images, Room &room) {
 
 extern "C" {
 
+// How the structures lie in memory, for whoever fills them.
+long exitbits_size_of_levels() { return sizeof(Levels); }
+long exitbits_size_of_linear() { return sizeof(Linear); }
+long exitbits_size_of_block() { return sizeof(Block); }
+
 // Bytes of room that one thread needs for `group` images at a time.
 long exitbits_room(const Block *block, long group, long tokens) {
   Room room;

@@ -1,0 +1,124 @@
+"""A model that can run at any bits: weights, calibration, quantizer and engine. Needs torch.
+
+One quantized model serves any number of splits, so what calibration saw and what the quantizer
+chose is worked out once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import timm
+import torch
+
+from search.caching import processor
+from search.cost import Ledger
+from search.data.batches import normalized_batches
+from search.data.splits import Split
+from search.digest import digest_of
+from search.engines.base import Engine, EngineKind, resolve_engine
+from search.engines.reference import ReferenceEngine
+from search.models.card import ModelCard
+from search.models.early_exit import EarlyExitModel
+from search.quantize import calibration
+from search.quantize.histograms import Histogram
+from search.quantize.qparams import ModelQParams
+from search.quantize.ranges import resolve_quantizer
+from search.tasks import Task, resolve_task
+
+
+class CalibrationCache(Protocol):
+    """Where what calibration saw is kept by content."""
+
+    def load(self, key: str) -> dict[str, Histogram] | None:
+        """What was seen under ``key``, or None."""
+
+    def store(self, key: str, seen: dict[str, Histogram]) -> None:
+        """Keep it under ``key``."""
+
+
+@dataclass
+class QuantizedModel:
+    """A model with everything that decides what it answers at given bits.
+
+    Attributes:
+        model, card: the full-precision early-exit model and its card.
+        calibration: images that set the quantizer's ranges.
+        quantizer: its name.
+        engine_name: of the engine that runs quantized policies.
+        device: where the model runs.
+        calibrations: where what calibration saw is looked up first, or None to calibrate anew.
+    """
+
+    model: EarlyExitModel
+    card: ModelCard
+    calibration: Split
+    quantizer: str = "mse"
+    engine_name: str = ReferenceEngine.name
+    device: str = "cpu"
+    calibrations: CalibrationCache | None = None
+
+    @cached_property
+    def task(self) -> Task:
+        """What the model's heads answer."""
+        return resolve_task(self.card.task)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The model's operations for one image."""
+        return self.model.ledger(self.card.input.size)
+
+    @property
+    def engine_kind(self) -> EngineKind:
+        """What runs it: the engine that was named, or the reference engine where that cannot."""
+        return resolve_engine(self.engine_name, self.device)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The quantized model, calibrated at first use."""
+        return self.engine_kind(self.model.to(self.device), self.qparams)
+
+    @cached_property
+    def qparams(self) -> ModelQParams:
+        """How its tensors become codes."""
+        model, seen = self.model.to(self.device), self._seen()
+        return ModelQParams(model, seen, resolve_quantizer(self.quantizer))
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Everything that its answers to an image depend on, but the bits: plain values."""
+        kind = self.engine_kind
+        return {
+            "model": self.card.digest,
+            "calibration": self.calibration.digest,
+            "quantizer": self.quantizer,
+            "engine": [kind.name, kind.version],
+            "device": torch.device(self.device).type,
+        }
+
+    def _seen(self) -> dict[str, Histogram]:
+        """What calibration saw of every operand, from the cache or from two passes.
+
+        Its sums are in floating point: other libraries or another processor may see otherwise.
+        """
+        key = digest_of(
+            {
+                "calibration": self.calibration.digest,
+                "model": self.card.digest,
+                "device": torch.device(self.device).type,
+                "version": [calibration.VERSION, torch.__version__, timm.__version__],
+                "processor": processor().decode(errors="replace"),
+            }
+        )
+        if self.calibrations is not None and (known := self.calibrations.load(key)) is not None:
+            return known
+        seen = calibration.calibrate(
+            self.model,
+            lambda: normalized_batches(self.calibration, self.card.input, device=self.device),
+        )
+        if self.calibrations is not None:
+            self.calibrations.store(key, seen)
+        return seen
