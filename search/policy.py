@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from search.digest import canonical_json, digest_of
+from search.display import compact, html_table
 from search.errors import BadInput
 
 POLICY_SCHEMA = 1
@@ -133,6 +134,17 @@ class Policy:
     def digest(self) -> str:
         """SHA-256 of the canonical JSON."""
         return digest_of(self.as_dict())
+
+    def _repr_html_(self) -> str:
+        bits = self.bits
+        thresholds = " ".join(f"{value:.2f}" for value in self.thresholds[:-1])
+        rows = [
+            (f"weights, a {bits.granularity}", compact(bits.weights)),
+            (f"activations, a {bits.granularity}", compact(bits.activations)),
+            ("patch embedding, heads", f"{bits.embed}, {bits.head}"),
+            ("thresholds", thresholds),
+        ]
+        return html_table(f"policy {self.digest[:12]}", ("", ""), rows)
 
     def with_thresholds(self, thresholds: Iterable[float]) -> Policy:
         """The same bits under other thresholds."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from search.cost import Cost, Ledger, References
+from search.display import compact, html_table
 from search.policy import Policy
 from search.risk.terms import RiskTerms, measure_risk
 from search.tasks import Task
@@ -60,6 +61,42 @@ class Evaluation:
     def reduction(self) -> float:
         """Fraction of the 32x32 full-depth cost that is saved."""
         return 1 - self.cost.expected / self.references.w32a32
+
+    def summary(self) -> dict[str, Any]:
+        """The figures that a person compares, one row of a table: plain values."""
+        bits = self.policy.bits
+        return {
+            self.metric: self.value,
+            "se": self.standard_error,
+            "gbops": self.gbops,
+            "gbops_p95": self.cost.p95 / GIGA,
+            "reduction": self.reduction,
+            "mean_exit": self.mean_exit,
+            "weight_bits": compact(bits.weights),
+            "activation_bits": compact(bits.activations),
+            "thresholds": " ".join(f"{value:.2f}" for value in self.policy.thresholds[:-1]),
+            "digest": self.policy.digest[:12],
+        }
+
+    def __str__(self) -> str:
+        rates = " ".join(f"{rate:.3f}" for rate in self.exit_rates)
+        lines = [
+            f"{self.metric} {self.value:.4f} ± {self.standard_error:.4f} on {self.samples} images "
+            f"({self.engine} engine)",
+            f"GBOPs {self.gbops:.4f} expected, {self.cost.p95 / GIGA:.4f} at the 95th percentile, "
+            f"{self.cost.worst / GIGA:.4f} at worst; {self.reduction:.2%} below 32x32 full depth",
+            f"exits {rates}; mean exit after block {self.mean_exit:.2f}",
+        ]
+        if self.risk is not None:
+            lines.append(
+                f"risk {self.risk.gap:+.4f} against full precision: {self.risk.rescue:.2%} "
+                f"rescued, {self.risk.harm:.2%} harmed, {self.risk.boundary:.3f} flipped exit decisions"
+            )
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        row = self.summary()
+        return html_table(f"policy {row.pop('digest')}", [*row], [[*row.values()]])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for the store and for policy bundles."""

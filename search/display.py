@@ -1,0 +1,34 @@
+"""How values show themselves to a person in a notebook: small tables, as HTML. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+MOST_ROWS = 20
+
+
+def html_table(
+    title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], *, most: int = MOST_ROWS
+) -> str:
+    """A table with a title; what lies beyond ``most`` rows is counted, not shown.
+
+    Everything is escaped: names of studies and models come from other people.
+    """
+    listed = [[escape(str(cell)) for cell in row] for row in rows]
+    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in listed[:most]
+    )
+    more = f"<p>and {len(listed) - most} more</p>" if len(listed) > most else ""
+    return (
+        f"<table><caption>{escape(title)}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table>{more}"
+    )
+
+
+def compact(widths: Sequence[int]) -> str:
+    """Bits in little room: digits run together, 32 set apart."""
+    if all(width < 10 for width in widths):
+        return "".join(str(width) for width in widths)
+    return " ".join(str(width) for width in widths)
