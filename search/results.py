@@ -87,10 +87,10 @@ class Evaluation:
             f"{self.cost.worst / GIGA:.4f} at worst; {self.reduction:.2%} below 32x32 full depth",
             f"exits {rates}; mean exit after block {self.mean_exit:.2f}",
         ]
-        if self.risk is not None:
+        if (risk := self.risk) is not None:
             lines.append(
-                f"risk {self.risk.gap:+.4f} against full precision: {self.risk.rescue:.2%} "
-                f"rescued, {self.risk.harm:.2%} harmed, {self.risk.boundary:.3f} flipped exit decisions"
+                f"risk {risk.gap:+.4f} against full precision: {risk.rescue:.2%} rescued, "
+                f"{risk.harm:.2%} harmed, {risk.boundary:.3f} flipped exit decisions"
             )
         return "\n".join(lines)
 

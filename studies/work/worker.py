@@ -168,9 +168,7 @@ class Worker:
         known, granularity = self.store.known_front(name), record.config.space.granularity
         return (
             Measurer(evaluator, record.space, record.config.trial, known),
-            SensitivityMeter(
-                evaluator.quantized, record.config.space.granularity, self.caches.tables
-            ),
+            SensitivityMeter(evaluator.quantized, granularity, self.caches.tables),
         )
 
 
