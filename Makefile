@@ -1,8 +1,10 @@
 # Two commands do everything on a fresh machine: make demo, make test.
+# The hooks before a commit, .ci/run and the GitHub workflow check by these targets.
 PYTHON ?= python3
 BIN := .venv/bin
+DIST ?= dist
 
-.PHONY: install demo test test-all lint clean
+.PHONY: install demo test test-all lint style format types build clean
 .DEFAULT_GOAL := demo
 
 install: .venv/.installed
@@ -26,10 +28,20 @@ test: install
 test-all: install
 	$(PYTEST) -m ''
 
-lint: install
+lint: style format types
+
+style: install
 	$(BIN)/ruff check .
+
+format: install
 	$(BIN)/ruff format --check .
+
+types: install
 	$(BIN)/mypy
 
+# The sdist first, then the wheel from the sdist, with the hatchling that the dev extra installed.
+build: install
+	$(BIN)/python -m build --no-isolation --outdir $(DIST)
+
 clean:
-	rm -rf .venv dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
