@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from search.evaluate import Evaluator, TraceCache
 from studies.config import parse_config
 from studies.work.opening import open_evaluator
@@ -15,3 +18,8 @@ def open_bundled(calibration_images: int, cache: TraceCache | None = None) -> Ev
         "data": {"dataset": "fashion", "calibration_images": calibration_images},
     }
     return open_evaluator(parse_config(fields, "test"), cache=cache)
+
+
+def with_model(evaluator: Evaluator, **changes: Any) -> Evaluator:
+    """The same evaluator, parts of its quantized model replaced."""
+    return replace(evaluator, quantized=replace(evaluator.quantized, **changes))

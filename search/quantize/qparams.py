@@ -97,6 +97,9 @@ class ModelQParams:
         model: full precision; its weights must not change while this is used.
         seen: what calibration saw of every activation operand.
         quantizer: chooses.
+
+    Attributes:
+        kept: weights' scales and codes, within a memory limit.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class ModelQParams:
         self._modules = dict(counted_modules(model))
         self._seen, self._quantizer = seen, quantizer
         self._activations: dict[tuple[str, int], ActivationQParams] = {}
-        self._weights = KeptTensors()
+        self.kept = KeptTensors()
 
     def activation(self, operand: str, bits: int) -> ActivationQParams:
         """Of an operand, named as in :func:`search.quantize.calibration.operands`."""
@@ -123,4 +126,4 @@ class ModelQParams:
             chosen = self._quantizer.weight(weight.detach().flatten(1), bits)
             return chosen.scale, chosen.codes
 
-        return WeightQParams(bits, *self._weights.get((name, bits), work_out))
+        return WeightQParams(bits, *self.kept.get((name, bits), work_out))

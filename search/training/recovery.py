@@ -148,7 +148,12 @@ def recover(
             f"{len(data)} training images are fewer than one batch of {recipe.batch_size}: "
             "lower the batch size or add images"
         )
-    widths = quantized.ledger.widths(bits)
+    widths, exits = quantized.ledger.widths(bits), len(quantized.ledger.exit_blocks)
+    if len(exit_rates) != exits:
+        raise BadInput(
+            f"policy has {len(exit_rates)} exits, the model needs {exits}: "
+            "use a policy searched for this model"
+        )
     teacher = quantized.model.to(quantized.device).eval()
     student = copy.deepcopy(teacher)
     twin = StraightThrough(student, widths, resolve_quantizer(quantized.quantizer))

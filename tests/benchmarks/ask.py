@@ -55,14 +55,9 @@ def asks(size: int, count: int) -> tuple[float, list[float]]:
         for start in range(0, size, 500):
             found = []
             for _ in range(min(500, size - start)):
-                policy = Policy(
-                    space.granularity,
-                    tuple(int(one) for one in rng.integers(2, 9, names[0])),
-                    tuple(int(one) for one in rng.integers(2, 9, names[1])),
-                    (*(float(one) for one in rng.uniform(0.3, 1, space.exits - 1)), 0.0),
-                    space.embed_bits,
-                    space.head_bits,
-                )
+                bits = space.bits(rng.integers(2, 9, names[0]), rng.integers(2, 9, names[1]))
+                thresholds = (*(float(one) for one in rng.uniform(0.3, 1, space.exits - 1)), 0.0)
+                policy = Policy(bits, thresholds)
                 found.append(Contribution("drawn", evaluate(policy, rng)))
             contribute(store, "ask", found)
         times = []

@@ -52,7 +52,7 @@ def load(model_name: str, quick: bool) -> tuple[Any, list[Any], list[Any], tuple
     import torch
     from bundled_model import open_bundled
 
-    from search.evaluate import normalized_batches
+    from search.data.batches import normalized_batches
 
     if model_name == "fashion":
         evaluator = open_bundled(512)
@@ -60,9 +60,9 @@ def load(model_name: str, quick: bool) -> tuple[Any, list[Any], list[Any], tuple
         spec = evaluator.card.input
         batches = list(normalized_batches(split, spec))
         return (
-            evaluator.model,
+            evaluator.quantized.model,
             batches,
-            list(normalized_batches(evaluator.calibration, spec)),
+            list(normalized_batches(evaluator.quantized.calibration, spec)),
             spec.size,
         )
     import timm
@@ -82,6 +82,7 @@ def measure(model_name: str, kind: str, passes: int, quick: bool) -> dict[str, A
 
     from search.engines.base import resolve_engine
     from search.quantize.calibration import calibrate
+    from search.quantize.qparams import ModelQParams
     from search.quantize.ranges import resolve_quantizer
 
     model, batches, calibration, shape = load(model_name, quick)
@@ -96,7 +97,7 @@ def measure(model_name: str, kind: str, passes: int, quick: bool) -> dict[str, A
         chosen = resolve_engine(kind)
         assert chosen.name == kind, "the fast engine cannot be built here"
         seen = calibrate(model, lambda: iter(calibration))
-        engine = chosen(model, seen, resolve_quantizer("mse"))
+        engine = chosen(model, ModelQParams(model, seen, resolve_quantizer("mse")))
         run = engine.run
 
         def change() -> None:
@@ -142,7 +143,7 @@ def agreement(quick: bool) -> list[dict[str, Any]]:
     evaluators = {}
     for name in ("reference", "fast"):
         evaluators[name] = open_bundled(512)
-        evaluators[name].engine_name = name
+        evaluators[name].quantized.engine_name = name
         if quick:
             evaluators[name].split = evaluators[name].split.head(500)
     ledger = evaluators["fast"].ledger

@@ -37,11 +37,12 @@ from search.errors import NoPolicyFound
 from search.evaluate import Evaluator
 from search.methods.baselines import BaselineSet, trained_baselines
 from search.methods.maqee import Maqee
-from search.methods.outer import Laboratory, OuterProblem
+from search.methods.outer import OuterProblem, TraceSource
 from search.methods.settings import MaqeeSettings
 from search.models.bundled import checkpoint_path
 from search.models.checkpoint import load_checkpoint
-from search.policy import Policy
+from search.policy import Bits, Policy
+from search.quantized import QuantizedModel
 from search.results import GIGA
 from search.risk.terms import measure_risk
 from search.sensitivity import SensitivityMeter, check_additivity
@@ -57,15 +58,15 @@ DROPS = (0.005, 0.01)
 
 @dataclass
 class Counting:
-    """A laboratory that counts the passes that a method would cost on its own.
+    """A source of traces that counts the passes that a method would cost on its own.
 
     Attributes:
         inner: where traces come from.
         seen: sets of bits that were asked for.
     """
 
-    inner: Laboratory
-    seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=set)
+    inner: TraceSource
+    seen: set[Bits] = field(default_factory=set)
 
     @property
     def ledger(self) -> Any:
@@ -75,9 +76,9 @@ class Counting:
     def task(self) -> Any:
         return self.inner.task
 
-    def trace(self, policy: Policy) -> ExitTrace:
-        self.seen.add(policy.bits)
-        return self.inner.trace(policy.bits)
+    def trace(self, bits: Bits) -> ExitTrace:
+        self.seen.add(bits)
+        return self.inner.trace(bits)
 
     def full_precision_trace(self) -> ExitTrace:
         return self.inner.full_precision_trace()
@@ -116,10 +117,11 @@ class Seed:
         pool = dataset.split("calibration")
         draw = np.random.default_rng(seed).permutation(len(pool))[:512]
         traces = DiskTraceCache(cache)
-        self.search = Evaluator(model, card, dataset.split("search"), pool.take(draw), cache=traces)
+        quantized = QuantizedModel(model, card, pool.take(draw))
+        self.search = Evaluator(quantized, dataset.split("search"), traces)
         self.held_out = dataclasses.replace(self.search, split=dataset.split("order"))
         self.space = PolicySpace.from_ledger(self.search.ledger, "block", threshold_low=0.3)
-        self.meter = SensitivityMeter(self.search, "block", DiskTableCache(cache))
+        self.meter = SensitivityMeter(quantized, "block", DiskTableCache(cache))
         started = time.monotonic()
         self.tables = self.meter.tables()
         self.table_seconds = time.monotonic() - started
@@ -128,8 +130,8 @@ class Seed:
             images, labels = read_idx_pair(data, "train")
             self.training = ArrayData(images[..., None], labels, fashion.MEAN, fashion.STD)
 
-    def outer(self, laboratory: Laboratory, settings: MaqeeSettings) -> OuterProblem:
-        return OuterProblem(laboratory, self.space, settings)
+    def outer(self, traces: TraceSource, settings: MaqeeSettings) -> OuterProblem:
+        return OuterProblem(traces, self.space, settings)
 
     def judged(
         self,
@@ -164,7 +166,7 @@ class Seed:
         )
 
     def recovered(
-        self, policy: Policy, rates: tuple[float, ...]
+        self, bits: Bits, rates: tuple[float, ...]
     ) -> tuple[tuple[Evaluator, Evaluator], float]:
         """Evaluators of the recovered model on both splits, and the seconds of its training."""
         assert self.training is not None
@@ -173,12 +175,12 @@ class Seed:
             self.training,
             RecoverRecipe(steps=self.steps, seed=self.seed, compile=True),
         )
-        path = self.cache / "recovered" / f"{recovery.key(policy, rates)}.safetensors"
+        path = self.cache / "recovered" / f"{recovery.key(bits, rates)}.safetensors"
         timing = path.with_suffix(".seconds")  # kept apart: a card says nothing of other work
         path.parent.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         is_new = not path.exists()
-        made = recovery.make(policy, rates, path)
+        made = recovery.make(bits, rates, path)
         if is_new:
             timing.write_text(str(time.monotonic() - started))
         held_out = dataclasses.replace(made.evaluator, split=self.held_out.split)
@@ -194,24 +196,24 @@ def right_of(evaluator: Evaluator, policy: Policy) -> np.ndarray:
 
 
 def under_budget(
-    outer: OuterProblem, bits: Sequence[Policy], budget: float
+    outer: OuterProblem, sets: Sequence[Bits], budget: float
 ) -> tuple[Policy, int] | None:
     """The thresholds of least risk within the budget over several sets of bits, a pass each."""
-    found = [one for policy in bits if (one := outer.under(policy.bits, budget * GIGA)) is not None]
-    return (min(found, key=lambda one: one[1])[0], len(bits)) if found else None
+    found = [one for bits in sets if (one := outer.under(bits, budget * GIGA)) is not None]
+    return (min(found, key=lambda one: one[1])[0], len(sets)) if found else None
 
 
 def with_exits(seed: Seed, budgets: Sequence[float], results: Results) -> None:
     """Uniform and static bits with harvested exits."""
     outer = seed.outer(seed.search, seed.settings)
-    groups: dict[str, list[Policy]] = defaultdict(list)
-    for name, policy in BaselineSet(outer, seed.tables).named_bits():
+    groups: dict[str, list[Bits]] = defaultdict(list)
+    for name, bits in BaselineSet(outer, seed.tables).named_bits():
         if name != "full precision":
-            groups[name].append(policy)
-    for name, bits in groups.items():
+            groups[name].append(bits)
+    for name, sets in groups.items():
         for budget in budgets:
             started = time.monotonic()
-            found = under_budget(outer, bits, budget)
+            found = under_budget(outer, sets, budget)
             if found is not None:
                 took = time.monotonic() - started
                 results[f"{name}+exits", budget].append(seed.judged(*found, took))
@@ -221,19 +223,19 @@ def with_recovery(
     seed: Seed, budgets: Sequence[float], policies: dict[float, Policy], results: Results
 ) -> None:
     """Uniform bits trained for themselves, and MAQEE's policies recovered."""
-    for name, policy, rates in trained_baselines(seed.space):
-        pair, took = seed.recovered(policy, rates)
+    for name, bits, rates in trained_baselines(seed.space):
+        pair, took = seed.recovered(bits, rates)
         outer = seed.outer(RecoveredTraces(pair[0], seed.search), seed.settings)
         for budget in budgets:
-            found = under_budget(outer, [policy], budget)
+            found = under_budget(outer, [bits], budget)
             if found is not None:
                 results[name, budget].append(seed.judged(*found, 0.0, pair, took))
         progress(f"seed {seed.seed}: {name} trained")
     for budget, policy in policies.items():
         rates = seed.search.evaluate(policy).exit_rates
-        pair, took = seed.recovered(policy, rates)
+        pair, took = seed.recovered(policy.bits, rates)
         outer = seed.outer(RecoveredTraces(pair[0], seed.search), seed.settings)
-        found = under_budget(outer, [policy], budget)
+        found = under_budget(outer, [policy.bits], budget)
         if found is not None:
             results["MAQEE+recovery", budget].append(seed.judged(*found, 0.0, pair, took))
         progress(f"seed {seed.seed}: MAQEE recovered at {budget} GBOPs")
@@ -271,12 +273,12 @@ def own_cost(seed: Seed, results: Results) -> None:
     """Methods at full depth, at the cost that they happen to have."""
     outer = seed.outer(seed.search, seed.settings)
     named = BaselineSet(outer, seed.tables).named_bits()
-    for index, (name, policy) in enumerate(named):
+    for index, (name, bits) in enumerate(named):
         label = f"static, allocation {index}" if name == "static" else name
-        results[label, 0.0].append(seed.judged(policy.at_full_depth(), 1, 0.0))
+        results[label, 0.0].append(seed.judged(seed.space.policy(bits, 1.0), 1, 0.0))
     full = named[0][1]
-    found = outer.harvest(full.bits)
-    best = full.with_thresholds(found.thresholds[int(np.argmin(found.loss))])
+    found = outer.harvest(full)
+    best = found.policy(full, int(np.argmin(found.loss)))
     results["full precision+exits", 0.0].append(seed.judged(best, 1, 0.0))
 
 

@@ -44,7 +44,7 @@ def main() -> None:
     evaluator = open_bundled(512)
     policy = PolicySpace.from_ledger(evaluator.ledger, "block").uniform(4, 1.0)
     reference = evaluator.full_precision_trace()
-    evaluator.engine.set_bits(evaluator.ledger.widths(policy.bits))
+    evaluator.quantized.engine.set_bits(evaluator.ledger.widths(policy.bits))
     started = time.perf_counter()
     trace = evaluator.trace(policy.bits)
     seconds = {"one pass of the reference engine": spread([time.perf_counter() - started])}

@@ -25,7 +25,7 @@ import numpy as np
 import optuna
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-from bundled_model import open_bundled
+from bundled_model import open_bundled, with_model
 from common import machine, show
 from rich.table import Table
 
@@ -67,7 +67,7 @@ def record_of(evaluator: Evaluator, changes: dict[str, Any], seed: int) -> Study
 
 def prepare(evaluator: Evaluator) -> None:
     """What every study pays once, before the clock starts."""
-    evaluator.engine  # noqa: B018
+    evaluator.quantized.engine  # noqa: B018
     evaluator.full_precision_trace()
 
 
@@ -85,7 +85,7 @@ def ours(evaluator: Evaluator, changes: dict[str, Any], seed: int, folder: Path)
     store.create(record)
     name, kept = record.config.name, _Kept()
     engine = record.config.engine.name
-    evaluator = dataclasses.replace(evaluator, cache=kept, engine_name=engine)
+    evaluator = with_model(dataclasses.replace(evaluator, cache=kept), engine_name=engine)
     prepare(evaluator)
     measure = Measurer(evaluator, record.space, record.config.trial, LiveFront(store, name))
     reference = record.ledger.full_depth_macs * 64 / 1e9
@@ -114,7 +114,7 @@ def stock(evaluator: Evaluator, anchored: bool, seed: int, folder: Path) -> Iter
     """Trials of stock Optuna, without end."""
     record = record_of(evaluator, {}, seed)
     kept = _Kept()
-    evaluator = dataclasses.replace(evaluator, cache=kept, engine_name="reference")
+    evaluator = with_model(dataclasses.replace(evaluator, cache=kept), engine_name="reference")
     prepare(evaluator)
     before = len(kept)
     optuna.logging.set_verbosity(optuna.logging.ERROR)

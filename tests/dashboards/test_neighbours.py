@@ -15,14 +15,14 @@ from small_study import measure
 from dashboards.pages.policy.neighbours import bit_worth, choice_names, neighbours
 from dashboards.snapshot import Snapshot
 from search.errors import BadInput
-from search.policy import Policy
+from search.policy import Bits, Policy
 from studies.records import Progress, Recorded, StudyRecord
 
 MakeSnapshot = Callable[..., Snapshot]
 
 
 def make_policy(weights: Any, activations: Any, threshold: float = 0.5) -> Policy:
-    return Policy("block", tuple(weights), tuple(activations), (threshold, 0.0))
+    return Policy(Bits("block", tuple(weights), tuple(activations)), (threshold, 0.0))
 
 
 def recorded(number: int, policy: Policy, model: str | None = None) -> Recorded:

@@ -23,7 +23,7 @@ from dashboards.pages.policy import routing_figures as routing
 from dashboards.snapshot import Snapshots
 from search.cost import Ledger
 from search.errors import BadInput
-from search.policy import Policy
+from search.policy import Bits, Policy
 from search.results import Evaluation, evaluate_trace
 from search.tasks import resolve_task
 from search.trace import ExitTrace
@@ -37,7 +37,7 @@ LAYERED = ("blocks.1.qkv", "blocks.1.attn", "blocks.2.qkv", "blocks.2.attn")
 
 
 def make_policy(weights: Any, activations: Any, threshold: float = 0.5) -> Policy:
-    return Policy("block", tuple(weights), tuple(activations), (threshold, 0.0))
+    return Policy(Bits("block", tuple(weights), tuple(activations)), (threshold, 0.0))
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_the_heat_map_has_every_group_s_bits(make_record: MakeRecord, known: Eva
 
 def test_with_a_group_a_layer_products_have_no_weights(make_record: MakeRecord) -> None:
     record = make_record(space={"granularity": "layer"})
-    policy = Policy("layer", (2, 3), (4, 5, 6, 7), (0.5, 0.0))
+    policy = Policy(Bits("layer", (2, 3), (4, 5, 6, 7)), (0.5, 0.0))
     (heat,) = figures.bits_figure(record, policy).data
     assert heat.x == ("w qkv", "a qkv", "a attn")
     assert [list(line) for line in heat.z] == [[2, 4, 5], [3, 6, 7]]
@@ -217,7 +217,7 @@ def test_markup_in_the_ledger_stays_text(make_record: MakeRecord, known: Evaluat
     record = replace(
         make_record(space={"granularity": "layer"}), ledger=Ledger(ops, small_ledger().exit_blocks)
     )
-    found = replace(known, policy=Policy("layer", (2, 3), (4, 5, 6, 7), (0.5, 0.0)))
+    found = replace(known, policy=Policy(Bits("layer", (2, 3), (4, 5, 6, 7)), (0.5, 0.0)))
     (heat,), (tree,) = (
         figures.bits_figure(record, found.policy).data,
         figures.ledger_figure(record, found).data,

@@ -11,15 +11,17 @@ from hypothesis import settings
 from torch import Tensor
 
 from search.data import fashion
+from search.data.batches import normalized_batches
 from search.engines import ENGINES
-from search.engines.base import resolve_engine
+from search.engines.base import Engine, resolve_engine
 from search.engines.reference import ReferenceEngine
 from search.errors import ExitbitsError
-from search.evaluate import normalized_batches
 from search.models.card import Exits, InputSpec, ModelCard
 from search.models.checkpoint import build_model
 from search.models.early_exit import EarlyExitModel
 from search.quantize.calibration import calibrate
+from search.quantize.histograms import Histogram
+from search.quantize.qparams import ModelQParams
 from search.quantize.ranges import resolve_quantizer
 from search.training.recipes import FASHION_ARCHITECTURE
 
@@ -93,20 +95,30 @@ def calibration_images(fashion_card: ModelCard) -> Tensor:
 
 
 @pytest.fixture(scope="session")
+def seen(fashion_model: EarlyExitModel, calibration_images: Tensor) -> dict[str, Histogram]:
+    """What one calibration of the shared model saw of every operand."""
+    return calibrate(fashion_model, lambda: iter([calibration_images]))
+
+
+@pytest.fixture(scope="session")
+def qparams(fashion_model: EarlyExitModel, seen: dict[str, Histogram]) -> ModelQParams:
+    """The shared model's quantization parameters."""
+    return ModelQParams(fashion_model, seen, resolve_quantizer("mse"))
+
+
+@pytest.fixture(scope="session")
 def new_engine(
-    fashion_model: EarlyExitModel, calibration_images: Tensor
+    fashion_model: EarlyExitModel, qparams: ModelQParams
 ) -> Callable[[], ReferenceEngine]:
-    """Builds fresh reference engines of the shared model from one calibration."""
-    seen = calibrate(fashion_model, lambda: iter([calibration_images]))
-    return lambda: ReferenceEngine(fashion_model, seen, resolve_quantizer("mse"))
+    """Builds fresh reference engines of the shared model."""
+    return lambda: ReferenceEngine(fashion_model, qparams)
 
 
 @pytest.fixture(scope="session", params=sorted(ENGINES))
 def new_any_engine(
-    request: pytest.FixtureRequest, fashion_model: EarlyExitModel, calibration_images: Tensor
-) -> Callable[[], ReferenceEngine]:
+    request: pytest.FixtureRequest, fashion_model: EarlyExitModel, qparams: ModelQParams
+) -> Callable[[], Engine]:
     """The same of every engine."""
-    seen = calibrate(fashion_model, lambda: iter([calibration_images]))
     kind = resolve_engine(request.param)
     assert kind.name == request.param
-    return lambda: kind(fashion_model, seen, resolve_quantizer("mse"))
+    return lambda: kind(fashion_model, qparams)

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from search.cost import Ledger, Op
 from search.models.checkpoint import attach_exits, build_backbone
-from search.policy import QUANTIZED_BITS, Policy
+from search.policy import QUANTIZED_BITS, Bits, Policy
 from search.training.recipes import FASHION_ARCHITECTURE
 
 MODELS = {
@@ -55,7 +55,7 @@ def random_policy(ledger: Ledger, granularity: str, seed: int = 0) -> Policy:
         tuple(rng.choice(QUANTIZED_BITS, len(each)).tolist()) for each in (weights, activations)
     ]
     thresholds = (0.5,) * (len(ledger.exit_blocks) - 1) + (0.0,)
-    return Policy(granularity, *bits, thresholds, 7, 6)
+    return Policy(Bits(granularity, *bits, 7, 6), thresholds)
 
 
 def hand_bops(op: Op, policy: Policy) -> int:
@@ -109,7 +109,7 @@ def test_cost_equals_the_amortized_formula_and_a_loop_over_samples(
     policy = random_policy(ledger, granularity)
     depths = np.array(ledger.exit_blocks)
     exits = np.random.default_rng(1).integers(0, len(depths), 200)
-    cost = ledger.cost(policy, exits)
+    cost = ledger.cost(policy.bits, exits)
 
     def total(part: str, block: int) -> int:
         return sum(
@@ -140,9 +140,9 @@ def test_cost_equals_the_amortized_formula_and_a_loop_over_samples(
 def test_p95_is_numpys_inverted_cdf(exits: list[int]):
     ops = tuple(Op(f"b{i}", "linear", "block", i, 100 * i, f"b{i}") for i in range(1, 7))
     ledger = Ledger(ops, (1, 2, 3, 4, 5, 6))
-    policy = Policy("block", (4,) * 6, (8,) * 6, (0.5,) * 5 + (0,))
-    samples = ledger.path_bops(policy.bits)[exits]
-    assert ledger.cost(policy, np.array(exits)).p95 == np.percentile(
+    bits = Bits("block", (4,) * 6, (8,) * 6)
+    samples = ledger.path_bops(bits)[exits]
+    assert ledger.cost(bits, np.array(exits)).p95 == np.percentile(
         samples, 95, method="inverted_cdf"
     )
 
@@ -160,14 +160,19 @@ def test_references_count_full_depth_and_the_last_head_only(ledger: Ledger):
 
 def test_a_policy_of_another_model_is_refused(ledger: Ledger, refused):
     policy = random_policy(ledger, "block")
+    ledger.check(policy)
     for field, words in (
-        ("weight_bits", "weight bit-widths"),
-        ("activation_bits", "activation bit-widths"),
-        ("thresholds", "thresholds"),
+        ("weights", "weight bit-widths"),
+        ("activations", "activation bit-widths"),
     ):
-        values = getattr(policy, field)
-        with refused(f"{len(values) + 1} {words}", f"needs {len(values)}"):
-            ledger.widths(replace(policy, **{field: (values[0], *values)}))
+        values = getattr(policy.bits, field)
+        other = replace(policy.bits, **{field: (values[0], *values)})
+        for action in (ledger.widths, lambda bits: ledger.check(replace(policy, bits=bits))):
+            with refused(f"{len(values) + 1} {words}", f"needs {len(values)}"):
+                action(other)
+    thresholds = policy.thresholds
+    with refused(f"{len(thresholds) + 1} thresholds", f"needs {len(thresholds)}"):
+        ledger.check(replace(policy, thresholds=(thresholds[0], *thresholds)))
 
 
 def test_the_ledger_survives_json(ledger: Ledger):

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from search.data.batches import normalized_batches
 from search.data.fashion import FashionDataset
-from search.evaluate import Evaluator, measure_reference, normalized_batches
+from search.evaluate import Evaluator, measure_reference
 from search.models.card import ModelCard
 from search.models.early_exit import EarlyExitModel
 from search.policy import Policy
 from search.quantize.histograms import Histogram, seen_from_bytes, seen_to_bytes
+from search.quantized import QuantizedModel
 from search.results import Evaluation, evaluate_trace
 from search.space import PolicySpace
 from search.trace import ExitTrace
@@ -43,13 +45,16 @@ def new_evaluator(
     data = FashionDataset()
 
     def build(**options: object) -> Evaluator:
+        own = {
+            "split": options.pop("split", data.split("search").head(150)),
+            "cache": options.pop("cache", None),
+        }
         defaults = {
             "model": fashion_model,
             "card": fashion_card,
-            "split": data.split("search").head(150),
             "calibration": data.split("calibration").head(100),
         }
-        return Evaluator(**{**defaults, **options})
+        return Evaluator(QuantizedModel(**{**defaults, **options}), **own)
 
     return build
 
@@ -74,15 +79,17 @@ def test_the_engine_runs_once_for_all_thresholds_of_the_same_bits(new_evaluator,
     cache = DictCache()
     evaluator = new_evaluator(cache=cache)
     batches: list[int] = []
-    evaluator.engine.model.register_forward_hook(lambda *args: batches.append(len(args[2])))
+    evaluator.quantized.engine.model.register_forward_hook(
+        lambda *args: batches.append(len(args[2]))
+    )
     first = evaluator.trace(policy.bits)
     assert batches == [100, 50]
-    again = evaluator.trace(policy.with_thresholds([0.1, 0.9, 0.4, 0.0]))
+    again = evaluator.trace(policy.with_thresholds([0.1, 0.9, 0.4, 0.0]).bits)
     assert batches == [100, 50]
     assert again is first
     assert [*cache.traces] == [evaluator.trace_key(policy.bits)] == [*set(cache.asked)]
 
-    other = evaluator.trace(replace(policy, head_bits=4))
+    other = evaluator.trace(replace(policy.bits, head=4))
     assert batches == [100, 50] * 2
     assert not same(other, first)
     assert len(cache.traces) == 2
@@ -113,14 +120,16 @@ def test_calibration_is_paid_for_once(
     assert len(kept) == 1
     again = new_evaluator(calibrations=kept, engine_name="fast")  # it belongs to no engine
     passes: list[int] = []
-    handle = again.model.register_forward_hook(lambda *args: passes.append(len(args[2])))
-    again.engine  # noqa: B018
+    handle = again.quantized.model.register_forward_hook(lambda *args: passes.append(len(args[2])))
+    again.quantized.engine  # noqa: B018
     handle.remove()
     assert passes == []
     for trace in (first, new_evaluator(calibrations=kept).trace(policy.bits)):
         assert same(trace, evaluator.trace(policy.bits))
 
-    new_evaluator(calibrations=kept, calibration=again.calibration.head(50)).trace(policy.bits)
+    new_evaluator(calibrations=kept, calibration=again.quantized.calibration.head(50)).trace(
+        policy.bits
+    )
     card = again.card.model_copy(update={"weights_sha256": "1" * 64})
     new_evaluator(calibrations=kept, card=card).trace(policy.bits)
     assert len(kept) == 3
@@ -133,12 +142,12 @@ def test_the_key_changes_with_everything_the_trace_depends_on(new_evaluator, pol
     base = new_evaluator()
     keys = {
         base.trace_key(policy.bits),
-        base.trace_key(replace(policy, weight_bits=(5, 5, 5, 5, 5, 4))),
-        base.trace_key(replace(policy, activation_bits=(4, 5, 5, 5, 5, 5))),
-        base.trace_key(replace(policy, embed_bits=7)),
-        base.trace_key(replace(policy, head_bits=7)),
+        base.trace_key(replace(policy.bits, weights=(5, 5, 5, 5, 5, 4))),
+        base.trace_key(replace(policy.bits, activations=(4, 5, 5, 5, 5, 5))),
+        base.trace_key(replace(policy.bits, embed=7)),
+        base.trace_key(replace(policy.bits, head=7)),
         new_evaluator(card=base.card.model_copy(update={"weights_sha256": "1" * 64})).trace_key(
-            policy
+            policy.bits
         ),
         new_evaluator(
             card=base.card.model_copy(
@@ -147,11 +156,11 @@ def test_the_key_changes_with_everything_the_trace_depends_on(new_evaluator, pol
         ).trace_key(policy.bits),
         new_evaluator(split=base.split.head(149)).trace_key(policy.bits),
         new_evaluator(split=FashionDataset().split("order").head(150)).trace_key(policy.bits),
-        new_evaluator(calibration=base.calibration.head(99)).trace_key(policy.bits),
+        new_evaluator(calibration=base.quantized.calibration.head(99)).trace_key(policy.bits),
         new_evaluator(quantizer="minmax").trace_key(policy.bits),
     }
     assert len(keys) == 11
-    assert base.trace_key(policy.with_thresholds([0, 1, 0.25, 0])) in keys
+    assert base.trace_key(policy.with_thresholds([0, 1, 0.25, 0]).bits) in keys
     renamed = base.card.model_copy(update={"name": "other", "training": {"seconds": 1}})
     assert new_evaluator(card=renamed).trace_key(policy.bits) in keys
 
@@ -159,8 +168,8 @@ def test_the_key_changes_with_everything_the_trace_depends_on(new_evaluator, pol
 def test_the_trace_is_what_the_engine_says_of_each_image(evaluator: Evaluator, policy: Policy):
     trace = evaluator.trace(policy.bits)
     images = torch.cat([*normalized_batches(evaluator.split, evaluator.card.input, 64)])
-    evaluator.engine.set_bits(evaluator.ledger.widths(policy.bits))
-    logits = evaluator.engine.run(images)
+    evaluator.quantized.engine.set_bits(evaluator.ledger.widths(policy.bits))
+    logits = evaluator.quantized.engine.run(images)
     np.testing.assert_allclose(trace.confidence, logits.softmax(-1).amax(-1), atol=1e-5)
     assert np.array_equal(trace.statistic[..., 0], logits.argmax(-1))
     assert (trace.statistic[..., 1] == evaluator.split.targets[:, None]).all()
@@ -189,7 +198,7 @@ def test_evaluate_is_judge_of_the_trace_with_figures_by_hand(evaluator: Evaluato
     assert evaluation.utilization == pytest.approx([np.mean(depths >= b) for b in range(1, 7)])
     assert evaluation.mean_exit == pytest.approx(depths.mean())
     assert evaluation.samples == 150
-    assert evaluation.cost == evaluator.ledger.cost(policy, exits)
+    assert evaluation.cost == evaluator.ledger.cost(policy.bits, exits)
     assert evaluation.gbops == pytest.approx(evaluation.cost.expected / 1e9)
     macs = sum(op.macs for op in evaluator.ledger.ops if op.part != "head" or op.block == 6)
     assert evaluation.reduction == pytest.approx(1 - evaluation.cost.expected / (macs * 1024))
@@ -240,7 +249,7 @@ def test_an_evaluation_survives_json(evaluator: Evaluator, policy: Policy):
 def test_the_reference_is_full_precision_at_full_depth(evaluator: Evaluator):
     images = torch.cat([*normalized_batches(evaluator.split, evaluator.card.input)])
     with torch.inference_mode():
-        answers = evaluator.model(images)[:, -1].argmax(-1).numpy()
+        answers = evaluator.quantized.model(images)[:, -1].argmax(-1).numpy()
     assert measure_reference(evaluator) == pytest.approx(
         (answers == evaluator.split.targets).mean()
     )

@@ -8,17 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from bundled_model import open_bundled
+from bundled_model import open_bundled, with_model
 from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
 
 from search.bits.allocation import AllocationProblem, Usage
 from search.bits.tables import Sensitivity, SensitivityTables
-from search.evaluate import Evaluator, normalized_batches
+from search.data.batches import normalized_batches
+from search.evaluate import Evaluator
 from search.models.early_exit import EarlyExitModel
-from search.policy import QUANTIZED_BITS, Granularity, Policy
+from search.policy import QUANTIZED_BITS, Bits, Granularity
 from search.quantize.calibration import calibrate, operands
-from search.quantize.ranges import resolve_quantizer, weight_codes
+from search.quantize.ranges import nearest_codes, resolve_quantizer
 from search.sensitivity import SensitivityMeter, check_additivity
 from search.space import PolicySpace
 
@@ -70,7 +71,7 @@ def known() -> DictCache:
 
 @pytest.fixture(scope="module")
 def tables(evaluator: Evaluator, known: DictCache) -> SensitivityTables:
-    return SensitivityMeter(evaluator, "block", known, IMAGES).tables()
+    return SensitivityMeter(evaluator.quantized, "block", known, IMAGES).tables()
 
 
 def rows_of(tables: SensitivityTables) -> dict[tuple[str, str], Sensitivity]:
@@ -90,7 +91,7 @@ def same(one: Sensitivity, other: Sensitivity) -> bool:
 
 
 def first_images(evaluator: Evaluator, count: int) -> Tensor:
-    split = evaluator.calibration.head(count)
+    split = evaluator.quantized.calibration.head(count)
     return next(normalized_batches(split, evaluator.card.input, batch_size=count))
 
 
@@ -108,13 +109,14 @@ def flow(model: EarlyExitModel, images: Tensor, block: int) -> tuple[np.ndarray,
 
 def quantize_alone(evaluator: Evaluator, side: str, layers: list[str], bits: int) -> EarlyExitModel:
     """A copy of the model with one side of some layers rounded in plain real numbers."""
-    quantizer = resolve_quantizer(evaluator.quantizer)
+    quantizer = resolve_quantizer(evaluator.quantized.quantizer)
     seen = {}
     if side == "activations":
         seen = calibrate(
-            evaluator.model, lambda: normalized_batches(evaluator.calibration, evaluator.card.input)
+            evaluator.quantized.model,
+            lambda: normalized_batches(evaluator.quantized.calibration, evaluator.card.input),
         )
-    model = copy.deepcopy(evaluator.model)
+    model = copy.deepcopy(evaluator.quantized.model)
     touched = 0
     for name, module in model.named_modules():
         if name.removeprefix("backbone.") not in layers:
@@ -122,10 +124,10 @@ def quantize_alone(evaluator: Evaluator, side: str, layers: list[str], bits: int
         touched += 1
         if side == "weights" and isinstance(module, nn.Linear):
             rows = module.weight.detach()
-            scale = quantizer.weight_scale(rows, bits)
-            module.weight.data = weight_codes(rows, scale, bits) * scale[:, None]
+            scale = quantizer.weight(rows, bits).scale
+            module.weight.data = nearest_codes(rows, scale, bits) * scale[:, None]
         if side == "activations":
-            ranges = [quantizer.activation_range(seen[op], bits) for op in operands(name, module)]
+            ranges = [quantizer.activation(seen[op], bits) for op in operands(name, module)]
 
             def rounded(_module, inputs, ranges=ranges):
                 return tuple(
@@ -147,7 +149,7 @@ def compared(
     evaluator: Evaluator, changed: EarlyExitModel, images: Tensor, block: int
 ) -> tuple[float, np.ndarray]:
     """Noise after a block, and the drift at every exit: KL(p || q) by its sum over classes."""
-    truth, logits = flow(evaluator.model, images, block)
+    truth, logits = flow(evaluator.quantized.model, images, block)
     found, other = flow(changed, images, block)
     p = softmax(logits, axis=-1)
     divergence = (p * (np.log(p) - log_softmax(other, axis=-1))).sum(axis=-1)
@@ -212,7 +214,9 @@ def test_a_row_of_one_layer_is_what_hooks_see(
     assert (len(weights), len(activations)) == (4 * BLOCKS, 5 * BLOCKS)
     names = [*(("weights", name) for name in weights), *(("activations", n) for n in activations)]
     cache = AllBut(names.index((side, layer)))
-    row = rows_of(SensitivityMeter(evaluator, "layer", cache, IMAGES).tables())[side, layer]
+    row = rows_of(SensitivityMeter(evaluator.quantized, "layer", cache, IMAGES).tables())[
+        side, layer
+    ]
     assert len(cache.stored) == 1
     assert row.block == int(layer.split(".")[1]) + 1
 
@@ -226,7 +230,7 @@ def test_a_row_of_one_layer_is_what_hooks_see(
 def test_rows_are_measured_once(evaluator: Evaluator, tables: SensitivityTables, known: DictCache):
     assert len(known.stored) == len(set(known.stored)) == 2 * BLOCKS
     stored = list(known.stored)
-    fresh = replace(evaluator)
+    fresh = replace(evaluator.quantized)
     again = SensitivityMeter(fresh, "block", known, IMAGES).tables()
     assert known.stored == stored
     assert known.asked == stored * 2
@@ -251,7 +255,7 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(
         if done == 8:
             raise KeyboardInterrupt
 
-    meter = SensitivityMeter(evaluator, "block", cache, IMAGES)
+    meter = SensitivityMeter(evaluator.quantized, "block", cache, IMAGES)
     with pytest.raises(KeyboardInterrupt):
         meter.tables(stop)
     assert seen == [(done, 2 * BLOCKS) for done in range(9)]
@@ -267,7 +271,7 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(
 
 def keys(evaluator: Evaluator, granularity: Granularity = "block", images: int = 16) -> set[str]:
     cache = AllBut()
-    SensitivityMeter(evaluator, granularity, cache, images).tables()
+    SensitivityMeter(evaluator.quantized, granularity, cache, images).tables()
     assert len(cache.asked) == len(set(cache.asked))
     return set(cache.asked)
 
@@ -280,41 +284,46 @@ def test_a_key_names_all_that_a_row_depends_on(evaluator: Evaluator):
     for name, others in {
         "images": keys(evaluator, images=17),
         "granularity": keys(evaluator, "layer"),
-        "quantizer": keys(replace(evaluator, quantizer="minmax")),
-        "calibration": keys(replace(evaluator, calibration=evaluator.calibration.head(40))),
-        "model": keys(
-            replace(evaluator, card=evaluator.card.model_copy(update={"weights_sha256": "1" * 64}))
+        "quantizer": keys(with_model(evaluator, quantizer="minmax")),
+        "calibration": keys(
+            with_model(evaluator, calibration=evaluator.quantized.calibration.head(40))
         ),
-        "device": keys(replace(evaluator, device="meta")),
+        "model": keys(
+            with_model(
+                evaluator, card=evaluator.card.model_copy(update={"weights_sha256": "1" * 64})
+            )
+        ),
+        "device": keys(with_model(evaluator, device="meta")),
+        "engine": keys(with_model(evaluator, engine_name="reference")),
     }.items():
         assert not plain & others, name
     # The same images are run, but others have set the ranges.
-    fewer = replace(evaluator, calibration=evaluator.calibration.head(40))
+    fewer = with_model(evaluator, calibration=evaluator.quantized.calibration.head(40))
     assert not keys(evaluator, images=40) & keys(fewer, images=40)
 
 
-def policy_of(changes: dict[str, int]) -> Policy:
+def bits_of(changes: dict[str, int]) -> Bits:
     """Full precision but for some groups, named ``w.block3`` and so on."""
     weights = tuple(changes.get(f"w.{name}", 32) for name in GROUPS)
     activations = tuple(changes.get(f"a.{name}", 32) for name in GROUPS)
-    return Policy("block", weights, activations, (0.0,) * BLOCKS)
+    return Bits("block", weights, activations)
 
 
 def test_quantizing_one_group_jointly_is_its_row(evaluator: Evaluator, tables: SensitivityTables):
-    meter = SensitivityMeter(evaluator, "block", images=IMAGES)
-    nothing = meter.joint(policy_of({}))
+    meter = SensitivityMeter(evaluator.quantized, "block", images=IMAGES)
+    nothing = meter.joint(bits_of({}))
     assert nothing.noise.tolist() == [0]
     assert (nothing.drift == 0).all()
     for side, short in (("weights", "w"), ("activations", "a")):
         row = rows_of(tables)[side, "block6"]
-        found = meter.joint(policy_of({f"{short}.block6": 3}))
+        found = meter.joint(bits_of({f"{short}.block6": 3}))
         assert (found.noise[0], found.drift[0].tolist()) == (row.at(3)[0], row.at(3)[1].tolist())
 
 
 def test_more_images_than_a_batch_are_averaged(evaluator: Evaluator):
     """150 images go through in batches of 100 and 50, and count alike."""
-    more = replace(evaluator, calibration=evaluator.split.head(150))
-    found = SensitivityMeter(more, "block", images=150).joint(policy_of({"w.block5": 2}))
+    more = with_model(evaluator, calibration=evaluator.split.head(150))
+    found = SensitivityMeter(more.quantized, "block", images=150).joint(bits_of({"w.block5": 2}))
     changed = quantize_alone(more, "weights", layers_of(5), 2)
     noise, drift = compared(more, changed, first_images(more, 150), BLOCKS)
     assert found.noise[0] == pytest.approx(noise, rel=1e-3)
@@ -324,7 +333,7 @@ def test_more_images_than_a_batch_are_averaged(evaluator: Evaluator):
 def test_the_tables_rank_whole_policies(evaluator: Evaluator, tables: SensitivityTables):
     space = PolicySpace.from_ledger(evaluator.ledger, "block")
     problem = AllocationProblem(space, evaluator.ledger, tables, Usage.full_depth(evaluator.ledger))
-    meter = SensitivityMeter(evaluator, "block", images=IMAGES)
+    meter = SensitivityMeter(evaluator.quantized, "block", images=IMAGES)
     found = check_additivity(meter, problem, policies=12)
     assert found.policies == 12
     assert found.noise > 0.9

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from search.cost import Ledger
 from search.models.early_exit import EarlyExitModel
-from search.policy import QUANTIZED_BITS, Policy
+from search.policy import QUANTIZED_BITS, Bits, Policy
 from search.space import PolicySpace
 
 CHOICES = [QUANTIZED_BITS, (2, 4, 8), (4, 5), (8,), (8, 32), (2, 3, 5, 6)]
@@ -35,13 +35,13 @@ def spaces_with_a_policy(draw: st.DrawFn) -> tuple[PolicySpace, Policy]:
         embed_bits=draw(st.sampled_from([4, 8])),
     )
     thresholds = tuple(draw(st.floats(low, high)) for _ in range(3))
-    return space, Policy(
+    bits = Bits(
         "layer",
         draw(st.tuples(*[st.sampled_from(space.weight_choices)] * 3)),
         draw(st.tuples(*[st.sampled_from(space.activation_choices)] * 2)),
-        (*thresholds, 0.0),
         space.embed_bits,
     )
+    return space, Policy(bits, (*thresholds, 0.0))
 
 
 @given(spaces_with_a_policy())
@@ -72,38 +72,42 @@ def test_an_optuna_study_reaches_every_choice_and_nothing_else(choices: tuple[in
 
 def test_gaps_are_proposed_by_index_so_that_samplers_see_the_order():
     values = space_of((2, 4, 8), (2, 3)).encode(
-        Policy("layer", (8, 2, 4), (3, 2), (0.5, 0.5, 0.5, 0))
+        Policy(Bits("layer", (8, 2, 4), (3, 2)), (0.5, 0.5, 0.5, 0))
     )
     assert [values[f"w.w{i}"] for i in (1, 2, 3)] == [2, 0, 1]
     assert [values[f"a.a{i}"] for i in (1, 2)] == [3, 2]
 
 
-GOOD = Policy("layer", (4, 4, 4), (4, 4), (0.5, 0.5, 0.5, 0.0))
+GOOD = Policy(Bits("layer", (4, 4, 4), (4, 4)), (0.5, 0.5, 0.5, 0.0))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"weight_bits": (4, 3, 4)}, ["weight_bits 3", "2, 4, 8"]),
-        ({"weight_bits": (4, 32, 4)}, ["weight_bits 32"]),
-        ({"activation_bits": (4, 5)}, ["activation_bits 5", "4, 8"]),
+        ({"weights": (4, 3, 4)}, ["weight_bits 3", "2, 4, 8"]),
+        ({"weights": (4, 32, 4)}, ["weight_bits 32"]),
+        ({"activations": (4, 5)}, ["activation_bits 5", "4, 8"]),
         ({"thresholds": (0.5, 0.19, 0.5, 0.0)}, ["threshold 0.19", "0.2 to 0.9"]),
         ({"thresholds": (0.5, 0.5, 0.91, 0.0)}, ["threshold 0.91"]),
         ({"thresholds": (0.5, 0.5, 0.0)}, ["exits"]),
-        ({"weight_bits": (4, 4)}, ["weight groups"]),
-        ({"activation_bits": (4, 4, 4)}, ["activation groups"]),
+        ({"weights": (4, 4)}, ["weight groups"]),
+        ({"activations": (4, 4, 4)}, ["activation groups"]),
         ({"granularity": "block"}, ["granularity", "'block'"]),
-        ({"embed_bits": 4}, ["embed bits"]),
-        ({"head_bits": 32}, ["head bits"]),
+        ({"embed": 4}, ["embed bits"]),
+        ({"head": 32}, ["head bits"]),
     ],
     ids=str,
 )
 def test_check_and_encode_refuse_what_is_outside(change: dict[str, Any], words: list[str], refused):
     space = space_of((2, 4, 8), (4, 8), threshold_low=0.2, threshold_high=0.9)
     space.check(GOOD)
+    if "thresholds" in change:
+        changed = replace(GOOD, **change)
+    else:
+        changed = replace(GOOD, bits=replace(GOOD.bits, **change))
     for action in (space.check, space.encode):
         with refused(*words):
-            action(replace(GOOD, **change))
+            action(changed)
 
 
 @pytest.mark.parametrize(
@@ -145,4 +149,12 @@ def test_layer_granularity_has_four_weight_and_five_activation_groups_a_block(le
 
 def test_uniform_gives_the_same_bits_and_thresholds_everywhere(ledger: Ledger):
     policy = PolicySpace.from_ledger(ledger, "layer", head_bits=6).uniform(5, 0.75)
-    assert policy == Policy("layer", (5,) * 24, (5,) * 30, (0.75, 0.75, 0.75, 0.0), 8, 6)
+    assert policy == Policy(Bits("layer", (5,) * 24, (5,) * 30, 8, 6), (0.75, 0.75, 0.75, 0.0))
+
+
+def test_full_precision_has_no_quantized_group_and_is_outside(ledger: Ledger):
+    space = PolicySpace.from_ledger(ledger, "layer")
+    bits = space.full_precision()
+    assert {*bits.weights, *bits.activations, bits.embed, bits.head} == {32}
+    ledger.widths(bits)
+    assert not space.contains(space.policy(bits, 0.5))

@@ -47,6 +47,7 @@ class FastEngine(ReferenceEngine):
 
     Attributes:
         fast_blocks: the blocks that the kernels run.
+        packed: their weights as the kernels take them, within a memory limit.
 
     Raises:
         KernelsUnavailable: when there are no kernels.
@@ -68,11 +69,11 @@ class FastEngine(ReferenceEngine):
         if isinstance(kernels, native.KernelsUnavailable):
             raise kernels
         super().__init__(model, qparams)
-        packed = KeptTensors()
+        self.packed = KeptTensors()
         self.fast_blocks: list[FastBlock] = []
         for name, module in list(self.model.named_modules()):
             if is_known(module):
-                block = FastBlock(module, kernels, packed)
+                block = FastBlock(module, kernels, self.packed)
                 parent = self.model.get_submodule(name.rpartition(".")[0])
                 setattr(parent, name.rpartition(".")[2], block)
                 self.fast_blocks.append(block)

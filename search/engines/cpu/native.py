@@ -129,8 +129,9 @@ def _check_layout(kernels: ctypes.CDLL) -> None:
         size.restype = ctypes.c_long
         if (theirs := size()) != (ours := ctypes.sizeof(structure)):
             raise KernelsUnavailable(
-                f"the fast engine's kernels take {theirs} bytes for a {name}, this program gives "
-                f"{ours}: remove the folder {str(default_cache_folder() / 'kernels')!r}"
+                f"the fast engine's kernels take {theirs} bytes for a {structure.__name__}, "
+                f"this program gives {ours}: remove the folder "
+                f"{str(default_cache_folder() / 'kernels')!r}"
             )
 
 

@@ -13,7 +13,7 @@ from scipy.optimize import milp
 from search.bits.allocation import Allocation, AllocationProblem, Usage
 from search.bits.tables import Sensitivity, SensitivityTables
 from search.cost import Ledger, Op
-from search.policy import FULL_PRECISION, QUANTIZED_BITS, Granularity, Policy
+from search.policy import FULL_PRECISION, QUANTIZED_BITS, Bits, Granularity
 from search.results import GIGA
 from search.space import PolicySpace
 from search.trace import Routing
@@ -66,18 +66,18 @@ class Case:
     exits: np.ndarray
     rng: np.random.Generator
 
-    def vectors(self) -> list[Policy]:
-        """Every policy that the space allows, thresholds aside."""
+    def vectors(self) -> list[Bits]:
+        """All the bits that the space allows."""
         space = self.problem.space
         return [
-            Policy(space.granularity, weights, activations, (0.0,) * space.exits)
+            space.bits(weights, activations)
             for weights in product(space.weight_choices, repeat=len(space.weight_groups))
             for activations in product(
                 space.activation_choices, repeat=len(space.activation_groups)
             )
         ]
 
-    def damages(self, policies: list[Policy], usage: Usage) -> np.ndarray:
+    def damages(self, candidates: list[Bits], usage: Usage) -> np.ndarray:
         """sum_l u_l nu_l(b_l) + beta q_l(b_l) of each, straight from the tables."""
         space, tables, beta = self.problem.space, self.problem.tables, self.problem.beta
 
@@ -98,19 +98,19 @@ class Case:
             for bits in choices
         }
         totals = []
-        for policy in policies:
-            weights = zip(space.weight_groups, policy.weight_bits, strict=True)
-            activations = zip(space.activation_groups, policy.activation_bits, strict=True)
+        for chosen in candidates:
+            weights = zip(space.weight_groups, chosen.weights, strict=True)
+            activations = zip(space.activation_groups, chosen.activations, strict=True)
             totals.append(
                 sum(known["w", name, bits] for name, bits in weights)
                 + sum(known["a", name, bits] for name, bits in activations)
             )
         return np.array(totals)
 
-    def costs(self, policies: list[Policy]) -> np.ndarray:
+    def costs(self, candidates: list[Bits]) -> np.ndarray:
         """A(b, t) of each, by the ledger and the samples."""
         ledger = self.problem.ledger
-        return np.array([ledger.cost(policy, self.exits).expected for policy in policies])
+        return np.array([ledger.cost(bits, self.exits).expected for bits in candidates])
 
 
 def random_case(seed: int, samples: int = 64) -> Case:
@@ -159,9 +159,9 @@ def test_cases_are_of_every_kind():
 @pytest.mark.parametrize("seed", range(40))
 def test_allocation_equals_brute_force(seed: int):
     case = random_case(seed)
-    policies = case.vectors()
-    costs = case.costs(policies)
-    damages = case.damages(policies, case.problem.usage)
+    candidates = case.vectors()
+    costs = case.costs(candidates)
+    damages = case.damages(candidates, case.problem.usage)
     cheapest, dearest = costs.min(), costs.max()
     budgets = [
         *case.rng.uniform(cheapest, dearest * 1.05, 5),
@@ -179,20 +179,14 @@ def test_an_allocation_is_the_policy_that_it_says(seed: int):
     case = random_case(seed, samples=97)
     problem = case.problem
     allocation = problem.solve(float(case.rng.uniform(problem.cheapest, problem.dearest)))
-    thresholds = [0.25] * (problem.space.exits - 1) + [0.0]
-    policy = allocation.policy(problem.space, thresholds)
-    problem.space.check(policy)
-    assert policy.thresholds == tuple(thresholds)
-    assert (policy.weight_bits, policy.activation_bits) == (
-        allocation.weight_bits,
-        allocation.activation_bits,
-    )
+    bits = allocation.bits
+    problem.space.check(problem.space.policy(bits, problem.space.threshold_high))
     # A(b, t) of samples whose use of the blocks is the one assumed.
-    expected = problem.ledger.cost(policy, case.exits).expected
+    expected = problem.ledger.cost(bits, case.exits).expected
     assert allocation.cost == pytest.approx(expected, rel=1e-12)
-    damage = case.damages([policy], problem.usage)[0]
+    damage = case.damages([bits], problem.usage)[0]
     assert allocation.damage == pytest.approx(damage, rel=1e-12)
-    assert problem.damage(policy.bits) == pytest.approx(damage, rel=1e-12)
+    assert problem.damage(bits) == pytest.approx(damage, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(60, 75))
@@ -201,19 +195,19 @@ def test_full_depth_is_static_mixed_precision(seed: int):
     case = random_case(seed)
     ledger, tables, space = case.problem.ledger, case.problem.tables, case.problem.space
     problem = replace(case.problem, usage=Usage.full_depth(ledger))
-    policies = case.vectors()
+    candidates = case.vectors()
     costs = np.array(
-        [sum(row.bops for row in ledger.rows(policy.bits)) for policy in policies], dtype=np.float64
+        [sum(row.bops for row in ledger.rows(bits)) for bits in candidates], dtype=np.float64
     )
     damages = []
-    for policy in policies:
+    for bits in candidates:
         total = 0.0
         for groups, widths, rows in (
-            (space.weight_groups, policy.weight_bits, tables.weights),
-            (space.activation_groups, policy.activation_bits, tables.activations),
+            (space.weight_groups, bits.weights, tables.weights),
+            (space.activation_groups, bits.activations, tables.activations),
         ):
-            for group, bits in zip(groups, widths, strict=True):
-                noise, drift = rows[group].at(bits)
+            for group, width in zip(groups, widths, strict=True):
+                noise, drift = rows[group].at(width)
                 total += noise + problem.beta * drift[-1]
         damages.append(total)
     for budget in (*case.rng.uniform(costs.min(), costs.max(), 3), *case.rng.choice(costs, 3)):
@@ -226,8 +220,8 @@ def test_damage_can_be_weighed_by_another_usage(seed: int):
     case = random_case(seed)
     full = Usage.full_depth(case.problem.ledger)
     problem = replace(case.problem, weights=full)
-    policies = case.vectors()
-    costs, damages = case.costs(policies), case.damages(policies, full)
+    candidates = case.vectors()
+    costs, damages = case.costs(candidates), case.damages(candidates, full)
     for budget in (*case.rng.uniform(costs.min(), costs.max(), 3), *case.rng.choice(costs, 2)):
         check(problem.solve(float(budget)), float(budget), costs, damages)
 
@@ -244,10 +238,10 @@ def test_usage_changes_who_gets_the_bits():
     tables = SensitivityTables(rows, rows)
     static = AllocationProblem(space, ledger, tables, Usage.full_depth(ledger))
     even = static.solve(2 * 1000 * 25 + 500)
-    assert even.weight_bits[0] == even.weight_bits[1] == 5
+    assert even.bits.weights[0] == even.bits.weights[1] == 5
     leave = usage_of(ledger, np.array([0] * 15 + [1]))
     few = replace(static, usage=leave, weights=Usage.full_depth(ledger)).solve(1000 * 26 + 500)
-    assert few.weight_bits[1] > few.weight_bits[0]
+    assert few.bits.weights[1] > few.bits.weights[0]
 
 
 @pytest.mark.parametrize("samples", [64, 61, 97])
@@ -255,9 +249,9 @@ def test_the_ends_of_the_range_are_budgets(samples: int):
     for seed in range(100, 130):
         case = random_case(seed, samples)
         problem = case.problem
-        policies = case.vectors()
-        costs = case.costs(policies)
-        damages = case.damages(policies, problem.usage)
+        candidates = case.vectors()
+        costs = case.costs(candidates)
+        damages = case.damages(candidates, problem.usage)
         assert problem.cheapest == pytest.approx(costs.min(), rel=1e-12)
         least = damages <= damages.min() * (1 + 1e-12)
         assert problem.dearest == pytest.approx(costs[least].min(), rel=1e-12)
@@ -306,7 +300,7 @@ def test_a_sweep_rises_in_cost_and_falls_in_damage(seed: int):
     assert (np.diff([one.damage for one in found]) < 0).all()
     assert found[0].cost == problem.cheapest
     assert found[-1].damage == problem.solve(problem.dearest).damage
-    assert len({(one.weight_bits, one.activation_bits) for one in found}) == len(found)
+    assert len({one.bits for one in found}) == len(found)
 
 
 def vision_problem(seed: int, granularity: Granularity) -> AllocationProblem:

@@ -40,19 +40,11 @@ def random_policies(space: PolicySpace, count: int) -> list[Policy]:
     found = []
     for _ in range(count):
         thresholds = (*rng.random(space.exits - 1), 0.0)
-        found.append(
-            Policy(
-                space.granularity,
-                tuple(int(b) for b in rng.choice(space.weight_choices, len(space.weight_groups))),
-                tuple(
-                    int(b)
-                    for b in rng.choice(space.activation_choices, len(space.activation_groups))
-                ),
-                tuple(float(value) for value in thresholds),
-                space.embed_bits,
-                space.head_bits,
-            )
+        bits = space.bits(
+            rng.choice(space.weight_choices, len(space.weight_groups)),
+            rng.choice(space.activation_choices, len(space.activation_groups)),
         )
+        found.append(Policy(bits, tuple(float(value) for value in thresholds)))
     return found
 
 
@@ -72,10 +64,10 @@ def test_its_cost_is_the_ledgers(granularity: Granularity) -> None:
     policies = random_policies(space, 20)
     vectors = np.array([surrogate.vector(policy.bits) for policy in policies])
     found = surrogate.gbops(vectors, usage_of(exits, ledger))
-    wanted = [ledger.cost(policy, exits).expected / GIGA for policy in policies]
+    wanted = [ledger.cost(policy.bits, exits).expected / GIGA for policy in policies]
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
     for policy, vector in zip(policies, vectors, strict=True):
-        assert surrogate.policy(vector, policy) == policy
+        assert surrogate.bits(vector) == policy.bits
 
 
 @pytest.mark.parametrize("granularity", ["block", "layer"])

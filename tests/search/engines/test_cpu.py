@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import logging
 import platform
@@ -16,16 +17,18 @@ import torch
 from bundled_model import open_bundled
 from torch import Tensor
 
+from search.data.batches import normalized_batches
 from search.engines.base import resolve_engine
 from search.engines.cpu import native
 from search.engines.cpu.engine import FastEngine
-from search.engines.kept import KeptTensors
 from search.engines.reference import ReferenceEngine
-from search.errors import BadInput, ExitbitsError
-from search.evaluate import Evaluator, normalized_batches
+from search.errors import BadInput
+from search.evaluate import Evaluator
 from search.models.checkpoint import attach_exits
 from search.models.early_exit import EarlyExitModel
 from search.quantize.calibration import calibrate
+from search.quantize.kept import KeptTensors
+from search.quantize.qparams import ModelQParams
 from search.quantize.ranges import resolve_quantizer
 from search.results import evaluate_trace
 from search.space import PolicySpace
@@ -38,7 +41,9 @@ CONFIDENCE_TOLERANCE = 1e-3  # of the mean over samples and exits, at every bit-
 def engines_of(model: EarlyExitModel, images: Tensor) -> Engines:
     seen = calibrate(model, lambda: iter([images]))
     quantizer = resolve_quantizer("mse")
-    return ReferenceEngine(model, seen, quantizer), FastEngine(model, seen, quantizer)
+    return ReferenceEngine(model, ModelQParams(model, seen, quantizer)), FastEngine(
+        model, ModelQParams(model, seen, quantizer)
+    )
 
 
 def bits_of(
@@ -54,7 +59,7 @@ def evaluators() -> tuple[Evaluator, Evaluator]:
     found = []
     for name in ("reference", "fast"):
         evaluator = open_bundled(512)
-        evaluator.engine_name = name
+        evaluator.quantized.engine_name = name
         evaluator.split = evaluator.split.head(1000)
         found.append(evaluator)
     return found[0], found[1]
@@ -66,8 +71,8 @@ def test_agreement_on_the_bundled_model(bits: int, evaluators: tuple[Evaluator, 
     policy = PolicySpace.from_ledger(reference.ledger, "block").uniform(bits, 0.9)
     one, other = reference.trace(policy.bits), fast.trace(policy.bits)
     assert (one.engine, other.engine) == ("reference", "fast")
-    assert isinstance(fast.engine, FastEngine)
-    assert len(fast.engine.fast_blocks) == 6
+    assert isinstance(fast.quantized.engine, FastEngine)
+    assert len(fast.quantized.engine.fast_blocks) == 6
     assert np.abs(one.confidence - other.confidence).mean() < CONFIDENCE_TOLERANCE
     left = evaluate_trace(policy, one, reference.ledger, reference.task)
     right = evaluate_trace(policy, other, fast.ledger, fast.task)
@@ -85,11 +90,11 @@ def test_mixed_bits_give_the_same_answers(
     seed: int, evaluators: tuple[Evaluator, Evaluator]
 ) -> None:
     reference, fast = evaluators
-    bits = bits_of(reference.model, (1, 28, 28), seed)
+    bits = bits_of(reference.quantized.model, (1, 28, 28), seed)
     bits = {name: (max(a, 4), max(w, 4)) for name, (a, w) in bits.items()}
     images = next(normalized_batches(reference.split, reference.card.input, batch_size=200))
     answers = []
-    for engine in (reference.engine, fast.engine):
+    for engine in (reference.quantized.engine, fast.quantized.engine):
         engine.set_bits(bits)
         answers.append(engine.run(images))
     assert not torch.equal(answers[0], answers[1])  # it is another engine
@@ -185,16 +190,18 @@ def test_states_are_those_of_every_block(
 def test_forgetting_weights_changes_nothing(
     fashion_model: EarlyExitModel, search_images: Tensor
 ) -> None:
-    _, fast = engines_of(fashion_model, search_images[:100])
+    seen = calibrate(fashion_model, lambda: iter([search_images[:100]]))
+    qparams = ModelQParams(fashion_model, seen, resolve_quantizer("mse"))
+    fast = FastEngine(fashion_model, qparams)
     one, other = (bits_of(fashion_model, (1, 28, 28), seed) for seed in (0, 1))
     fast.set_bits(one)
     expected = fast.run(search_images[:10])
-    fast.kept.limit = 0
+    fast.packed.limit = qparams.kept.limit = 0
     for bits in (other, one):
         fast.set_bits(bits)
         answer = fast.run(search_images[:10])
     assert torch.equal(answer, expected)
-    assert len(fast.kept) == 1
+    assert len(fast.packed) == len(qparams.kept) == 1
 
 
 def test_kept_tensors_forget_what_was_used_longest_ago() -> None:
@@ -270,13 +277,13 @@ def test_kernels_are_compiled_once(
     fresh_kernels: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    assert native.load_kernels() is not None
+    assert isinstance(native.load_kernels(), ctypes.CDLL)
     assert [record for record in caplog.records if "compiling" in record.message]
     libraries = list((fresh_kernels / "kernels").iterdir())
     assert [library.suffix for library in libraries] == [".so"]
     caplog.clear()
     native.load_kernels.cache_clear()
-    assert native.load_kernels() is not None
+    assert isinstance(native.load_kernels(), ctypes.CDLL)
     assert not caplog.records
 
 
@@ -292,8 +299,8 @@ def test_without_a_compiler_the_reference_engine_runs(
     (record,) = caplog.records
     assert word in record.message
     assert "\n" not in record.message
-    with pytest.raises(ExitbitsError, match="reference engine"):
-        FastEngine(fashion_model, {}, resolve_quantizer("mse"))
+    with pytest.raises(native.KernelsUnavailable, match=word):
+        FastEngine(fashion_model, ModelQParams(fashion_model, {}, resolve_quantizer("mse")))
 
 
 def test_a_compiler_that_ctrl_c_ended_is_not_blamed(
@@ -303,7 +310,7 @@ def test_a_compiler_that_ctrl_c_ended_is_not_blamed(
     compiler.write_text("#!/bin/sh\ntrap - INT\nkill -INT $$\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    assert native.load_kernels.__wrapped__() is None
+    assert str(native.load_kernels.__wrapped__()) == ""
     assert caplog.text == ""
 
 
@@ -326,3 +333,20 @@ def test_gelu_and_softmax_at_their_ends(fashion_model: EarlyExitModel) -> None:
             answers.append(engine.model.adapter.run_block(1, tokens))
         off = (answers[0] - answers[1]).abs() / answers[0].abs().mean()
         assert float((off < 1e-5).float().mean()) > 0.9
+
+
+def test_a_library_that_lays_its_structures_out_otherwise_is_not_called(
+    fresh_kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one left in the cache by another version would: it is refused before the first call."""
+
+    class Longer(ctypes.Structure):
+        _fields_ = (*native.Linear._fields_, ("more", ctypes.c_int64))
+
+    Longer.__name__ = "Linear"
+    monkeypatch.setattr(native, "Linear", Longer)
+    reason = native.load_kernels()
+    assert isinstance(reason, native.KernelsUnavailable)
+    assert "Linear" in str(reason)
+    assert str(fresh_kernels / "kernels") in str(reason)
+    assert resolve_engine("fast") is ReferenceEngine

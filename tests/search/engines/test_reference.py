@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from search.cost import Ledger
-from search.engines.reference import ActivationCodes, ReferenceEngine
+from search.engines.reference import ReferenceEngine
 from search.models.checkpoint import attach_exits
 from search.models.early_exit import EarlyExitModel
+from search.quantize.histograms import Histogram
 from search.quantize.ranges import resolve_quantizer
 
 NewEngine = Callable[[], ReferenceEngine]
@@ -61,9 +62,9 @@ def test_the_engine_replaces_exactly_what_the_ledger_counts(
     assert set(new_any_engine().sites) == {op.name for op in ledger.ops}
 
 
-def dequantized(codes: ActivationCodes, value: Tensor, bits: int) -> Tensor:
+def dequantized(histogram: Histogram, value: Tensor, bits: int) -> Tensor:
     """An activation on its grid in float64; the division is float32 as in the engine."""
-    chosen = resolve_quantizer("mse").activation_range(codes._seen, bits)
+    chosen = resolve_quantizer("mse").activation(histogram, bits)
     integers = np.rint(value.numpy() / np.float32(chosen.scale)) + chosen.zero_point
     integers = np.clip(integers, 0, 2**bits - 1) - chosen.zero_point
     return torch.tensor(integers.astype(np.float64) * chosen.scale)
@@ -71,7 +72,7 @@ def dequantized(codes: ActivationCodes, value: Tensor, bits: int) -> Tensor:
 
 def dequantized_weight(weight: Tensor, bits: int) -> Tensor:
     rows = weight.flatten(1)
-    scale = resolve_quantizer("mse").weight_scale(rows, bits).numpy()[:, None]
+    scale = resolve_quantizer("mse").weight(rows, bits).scale.numpy()[:, None]
     half = 2 ** (bits - 1)
     integers = np.clip(np.rint(rows.numpy() / scale), -half, half - 1)
     return torch.tensor(integers.astype(np.float64) * scale.astype(np.float64)).view_as(weight)
@@ -90,10 +91,12 @@ def dequantized_weight(weight: Tensor, bits: int) -> Tensor:
     ],
 )
 def test_a_product_equals_float64_arithmetic_on_dequantized_operands(
-    name: str, left: int, right: int, new_engine: NewEngine, search_images: Tensor
-):
+    name: str, left: int, right: int, new_engine: NewEngine, search_images: Tensor,
+    seen: dict[str, Histogram],
+):  # fmt: skip
     engine = new_engine()
     site = engine.sites[name]
+    path = name if name.startswith("heads.") else f"backbone.{name}"
     caught: list[tuple[tuple[Tensor, ...], Tensor]] = []
     handle = site.register_forward_hook(lambda _, inputs, output: caught.append((inputs, output)))
     site.set_bits(left, right)
@@ -101,14 +104,14 @@ def test_a_product_equals_float64_arithmetic_on_dequantized_operands(
     handle.remove()
     ((inputs, output),) = caught
 
-    def operand(codes: ActivationCodes, value: Tensor, bits: int) -> Tensor:
-        return value.double() if bits == 32 else dequantized(codes, value, bits)
+    def operand(side: str, value: Tensor, bits: int) -> Tensor:
+        return value.double() if bits == 32 else dequantized(seen[f"{path}:{side}"], value, bits)
 
     if name.endswith(("scores", "context")):
-        expected = operand(site.left, inputs[0], left) @ operand(site.right, inputs[1], right)
+        expected = operand("left", inputs[0], left) @ operand("right", inputs[1], right)
     else:
         layer = site.source
-        value = operand(site.inputs, inputs[0], left)
+        value = operand("input", inputs[0], left)
         weight = layer.weight.double() if right == 32 else dequantized_weight(layer.weight, right)
         bias = None if layer.bias is None else layer.bias.double()
         if value.ndim == 4:

@@ -22,7 +22,7 @@ from search.methods.baselines import (
 )
 from search.methods.outer import OuterProblem
 from search.methods.settings import MaqeeSettings
-from search.policy import FULL_PRECISION, Policy
+from search.policy import FULL_PRECISION, Bits
 from search.sensitivity import SensitivityMeter, check_additivity
 from search.space import PolicySpace
 from search.thresholds.candidates import Harvest
@@ -70,7 +70,7 @@ def evaluator() -> Evaluator:
 @pytest.fixture(scope="module")
 def tables(evaluator: Evaluator) -> SensitivityTables:
     # A few images will do: what is tested is what becomes of the figures, not the figures.
-    return SensitivityMeter(evaluator, "block", RowDict(), images=8).tables()
+    return SensitivityMeter(evaluator.quantized, "block", RowDict(), images=8).tables()
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +105,6 @@ def at_full_depth(found: Sequence[Baseline]) -> list[Baseline]:
     return [one for one in found if not one.source.endswith("+exits")]
 
 
-def bits_of(policy: Policy) -> tuple[tuple[int, ...], tuple[int, ...], int, int]:
-    return (policy.bits.weights, policy.bits.activations, policy.bits.embed, policy.bits.head)
-
-
 # Which there are
 
 
@@ -124,7 +120,7 @@ def test_every_trace_is_made_once(
 ) -> None:
     cache = evaluator.cache
     assert isinstance(cache, TraceDict)
-    sets = {bits_of(one.evaluations[0].policy) for one in found}
+    sets = {one.evaluations[0].policy.bits for one in found}
     assert len(sets) in (4 + ALLOCATIONS, 5 + ALLOCATIONS)  # the dearest allocation may be W8A8
     # And that of the model as it was trained.
     assert cache.made == len(cache.traces) == len(sets) + 1
@@ -140,7 +136,7 @@ def test_uniform_policies_have_one_width_in_every_block(
     for name in (source, f"{source}+exits"):
         (baseline,) = [one for one in found if one.source == name]
         for one in baseline.evaluations:
-            assert bits_of(one.policy) == ((width,) * BLOCKS, (width,) * BLOCKS, 8, 8)
+            assert one.policy.bits == Bits("block", (width,) * BLOCKS, (width,) * BLOCKS, 8, 8)
 
 
 def test_full_precision_is_full_precision_everywhere(
@@ -153,7 +149,7 @@ def test_full_precision_is_full_precision_everywhere(
         assert one.policy.bits.embed == one.policy.bits.head == FULL_PRECISION
     # Its answers are those of the model as it was trained, up to the rounding of float32.
     reference = evaluator.full_precision_trace()
-    trace = evaluator.trace(plain.evaluations[0].policy)
+    trace = evaluator.trace(plain.evaluations[0].policy.bits)
     np.testing.assert_allclose(trace.confidence, reference.confidence, atol=1e-4)
 
 
@@ -173,11 +169,11 @@ def test_only_widths_that_are_legal_on_both_sides(
     )
     named = set_of(evaluator, space, tables).named_bits()
     assert [name for name, _ in named if name.startswith("W")] == ["W8A8", "W4A4"]
-    for name, policy in named:
+    for name, bits in named:
         if name != "full precision":
-            space.check(policy.with_thresholds([1.0] * 5 + [0.0]))
-    assert [(name, policy) for name, policy, _ in trained_baselines(space)] == [
-        ("QAT W4A4+exits", space.uniform(4, 1.0))
+            space.check(space.policy(bits, 1.0))
+    assert [(name, bits) for name, bits, _ in trained_baselines(space)] == [
+        ("QAT W4A4+exits", space.uniform(4, 1.0).bits)
     ]
 
 
@@ -213,7 +209,7 @@ def test_with_exits_no_policy_of_a_trace_dominates_another(found: list[Baseline]
     for baseline in found:
         costs = [one.cost.expected for one in baseline.evaluations]
         values = [one.value for one in baseline.evaluations]
-        assert len({bits_of(one.policy) for one in baseline.evaluations}) == 1
+        assert len({one.policy.bits for one in baseline.evaluations}) == 1
         assert 1 <= len(costs) <= POINTS
         assert all(low < high for low, high in pairwise(costs))
         assert all(low < high for low, high in pairwise(values))
@@ -226,7 +222,7 @@ def test_exits_are_worth_having(found: list[Baseline], space: PolicySpace) -> No
     for plain, exits in zip(found[::2], found[1::2], strict=True):
         assert exits.source == f"{plain.source}+exits"
         (deep,) = plain.evaluations
-        assert bits_of(deep.policy) == bits_of(exits.evaluations[0].policy)
+        assert deep.policy.bits == exits.evaluations[0].policy.bits
         assert exits.evaluations[-1].value >= deep.value
         assert exits.evaluations[0].cost.expected < deep.cost.expected
         for one in exits.evaluations:
@@ -252,17 +248,17 @@ def test_static_bits_are_allocated_as_if_all_were_used_by_all(
     budgets = np.geomspace(problem.cheapest, problem.dearest, ALLOCATIONS)
     budgets[0], budgets[-1] = problem.cheapest, problem.dearest
     expected = [problem.solve(float(budget)) for budget in budgets]
-    assert [one.bits for one in found] == [one.bits for one in expected]
+    assert found == [one.bits for one in expected]
     for one, allocation in zip(found, expected, strict=True):
-        assert (one.bits.embed, one.bits.head) == (8, 8)
+        assert (one.embed, one.head) == (8, 8)
         # At full depth, all heads passed, a policy costs what the allocation said.
         assert evaluator.ledger.path_bops(one)[-1] == pytest.approx(allocation.cost, rel=1e-9)
 
 
 def test_static_bits_go_from_the_narrowest_up_and_mix(baselines: BaselineSet) -> None:
     first, middle, _ = baselines.static_bits()
-    assert set(first.bits.weights) == set(first.bits.activations) == {2}
-    assert len({*middle.bits.weights, *middle.bits.activations}) > 1
+    assert set(first.weights) == set(first.activations) == {2}
+    assert len({*middle.weights, *middle.activations}) > 1
 
 
 @pytest.mark.parametrize(
@@ -280,7 +276,7 @@ def test_tables_are_checked_in_every_space_that_has_baselines(
         evaluator.ledger, "block", weight_choices=weights, activation_choices=activations
     )
     problem = AllocationProblem(space, evaluator.ledger, tables, full_depth())
-    meter = SensitivityMeter(evaluator, "block", images=4)
+    meter = SensitivityMeter(evaluator.quantized, "block", images=4)
     found = check_additivity(meter, problem, policies=8)
     assert found.noise > 0.5
     assert found.drift > 0.5
@@ -294,9 +290,8 @@ def test_trained_ones_are_uniform_and_every_exit_counts_alike(space: PolicySpace
     assert [name for name, _, _ in trained] == [
         "QAT W4A4+exits", "QAT W3A3+exits", "QAT W2A2+exits",
     ]  # fmt: skip
-    for (_, policy, rates), width in zip(trained, (4, 3, 2), strict=True):
-        assert bits_of(policy) == ((width,) * BLOCKS, (width,) * BLOCKS, 8, 8)
-        assert policy.thresholds == (0.97,) * 5 + (0.0,)
+    for (_, bits, rates), width in zip(trained, (4, 3, 2), strict=True):
+        assert bits == Bits("block", (width,) * BLOCKS, (width,) * BLOCKS, 8, 8)
         assert rates == pytest.approx([1 / 6] * 6)
     assert uniform_name(7) == "W7A7"
 
@@ -321,8 +316,8 @@ def test_trained_ones_are_legal(
     )
     trained = trained_baselines(space)
     assert [name for name, _, _ in trained] == [f"QAT W{b}A{b}+exits" for b in expected]
-    for _, policy, _ in trained:
-        space.check(policy)
+    for _, bits, _ in trained:
+        space.check(space.policy(bits, space.threshold_high))
 
 
 # Thinning and choosing

@@ -18,7 +18,7 @@ from search.cost import Ledger, Op
 from search.methods.maqee import Iterate, Maqee, MaqeeResult
 from search.methods.outer import OuterProblem
 from search.methods.settings import MaqeeSettings
-from search.policy import FULL_PRECISION, QUANTIZED_BITS, Policy
+from search.policy import FULL_PRECISION, QUANTIZED_BITS, Bits, Policy
 from search.results import GIGA, evaluate_trace
 from search.risk.terms import measure_risk
 from search.sensitivity import SensitivityMeter
@@ -39,7 +39,7 @@ SETTINGS = {
 }
 
 
-class Laboratory:
+class MadeTraces:
     """Three blocks with an exit each. Deeper exits are right more often and surer when right.
 
     Every group pushes the margins from its block on by an amount that halves with every bit, in
@@ -55,11 +55,11 @@ class Laboratory:
         self.margin += 0.4 * rng.normal(size=shape)
         self.doubt = 0.3 * rng.normal(size=shape)
         self.push = rng.normal(size=(2, BLOCKS, samples))
-        self.traced: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+        self.traced: set[Bits] = set()
 
-    def trace(self, policy: Policy) -> ExitTrace:
-        self.traced.add(policy.bits)
-        return self._runpolicy.bits
+    def trace(self, bits: Bits) -> ExitTrace:
+        self.traced.add(bits)
+        return self._run(bits.weights, bits.activations)
 
     def full_precision_trace(self) -> ExitTrace:
         return self._run((FULL_PRECISION,) * BLOCKS, (FULL_PRECISION,) * BLOCKS)
@@ -88,7 +88,7 @@ def made_ledger() -> Ledger:
 
 
 def made_tables() -> SensitivityTables:
-    """What measuring the laboratory's model would give, up to a factor."""
+    """What measuring that model would give, up to a factor."""
     sides = []
     for harm in HARM:
         rows = {}
@@ -102,32 +102,32 @@ def made_tables() -> SensitivityTables:
 
 def loop_of(
     settings: MaqeeSettings,
-    laboratory: Laboratory | None = None,
+    traces: MadeTraces | None = None,
     on_iterate: Callable[[Iterate], None] = lambda iterate: None,
     **options: Any,
 ) -> Maqee:
-    laboratory = laboratory or Laboratory()
-    space = PolicySpace.from_ledger(laboratory.ledger, "block", **options)
-    return Maqee(OuterProblem(laboratory, space, settings), made_tables(), on_iterate)
+    traces = traces or MadeTraces()
+    space = PolicySpace.from_ledger(traces.ledger, "block", **options)
+    return Maqee(OuterProblem(traces, space, settings), made_tables(), on_iterate)
 
 
 def budget_of(share: float) -> float:
     ledger = made_ledger()
     widest = PolicySpace.from_ledger(ledger, "block").widest()
-    return share * float(ledger.path_bops(widest)[-1])
+    return share * float(ledger.path_bops(widest.bits)[-1])
 
 
-def cost_of(laboratory: Laboratory, policy: Policy) -> float:
-    trace = laboratory.trace(policy.bits)
-    return evaluate_trace(policy, trace, laboratory.ledger, laboratory.task).cost.expected
+def cost_of(traces: MadeTraces, policy: Policy) -> float:
+    trace = traces.trace(policy.bits)
+    return evaluate_trace(policy, trace, traces.ledger, traces.task).cost.expected
 
 
-def risk_of(laboratory: Laboratory, policy: Policy, alpha: float) -> float:
+def risk_of(traces: MadeTraces, policy: Policy, alpha: float) -> float:
     terms = measure_risk(
-        laboratory.trace(policy.bits),
-        laboratory.full_precision_trace(),
+        traces.trace(policy.bits),
+        traces.full_precision_trace(),
         policy.thresholds,
-        laboratory.task,
+        traces.task,
     )
     return terms.gap + alpha * terms.boundary
 
@@ -156,33 +156,33 @@ def test_each_accepted_iterate_is_better_and_the_last_is_the_result(results):
 
 
 def test_everything_costs_at_most_the_budget(results):
-    laboratory = Laboratory()
+    traces = MadeTraces()
     for (_, share), result in results.items():
         assert result.budget == budget_of(share)
         for policy in (result.policy, *(iterate.policy for iterate in result.iterates)):
             assert policy is not None
             # The mean of a sum and the sum of means round differently.
-            assert cost_of(laboratory, policy) <= budget_of(share) * (1 + 1e-12)
+            assert cost_of(traces, policy) <= budget_of(share) * (1 + 1e-12)
 
 
 def test_recorded_risks_are_those_of_the_policies(results):
-    laboratory = Laboratory()
+    traces = MadeTraces()
     for (name, _), result in results.items():
         for iterate in result.iterates:
-            expected = risk_of(laboratory, iterate.policy, SETTINGS[name].alpha)
+            expected = risk_of(traces, iterate.policy, SETTINGS[name].alpha)
             assert iterate.risk == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("share", SHARES)
 def test_thresholds_of_an_iterate_are_the_best_within_the_budget(results, share: float):
     """No pair on a fine grid does better at the same bits by more than two samples' worth."""
-    laboratory, alpha = Laboratory(), SETTINGS["default"].alpha
+    traces, alpha = MadeTraces(), SETTINGS["default"].alpha
     for iterate in results["default", share].iterates:
         for first in np.linspace(0, 1, 21):
             for second in np.linspace(0, 1, 21):
                 policy = iterate.policy.with_thresholds([first, second, 0])
-                if cost_of(laboratory, policy) <= budget_of(share):
-                    assert iterate.risk <= risk_of(laboratory, policy, alpha) + 2 / 400
+                if cost_of(traces, policy) <= budget_of(share):
+                    assert iterate.risk <= risk_of(traces, policy, alpha) + 2 / 400
 
 
 def test_more_budget_buys_less_risk_and_beats_uniform_bits_where_it_is_tight(results):
@@ -192,7 +192,7 @@ def test_more_budget_buys_less_risk_and_beats_uniform_bits_where_it_is_tight(res
         outer = loop_of(settings).outer
         for share in (0.09, 0.14):
             found = [
-                outer.under(outer.space.uniform(bits, 0.5), budget_of(share))
+                outer.under(outer.space.uniform(bits, 0.5).bits, budget_of(share))
                 for bits in QUANTIZED_BITS
             ]
             uniform = min(risk for _, risk in filter(None, found))
@@ -200,10 +200,10 @@ def test_more_budget_buys_less_risk_and_beats_uniform_bits_where_it_is_tight(res
             assert settings.epsilons or results[name, share].risk < 0.8 * uniform, name
 
 
-def predicted(laboratory: Laboratory, routed: Policy, bits: Policy) -> float:
+def predicted(traces: MadeTraces, routed: Policy, bits: Bits) -> float:
     """Damage of bits by the tables, with the depths of a routing counted sample by sample."""
     depths = []
-    for confidences in laboratory.trace(routed).confidence.tolist():
+    for confidences in traces.trace(routed.bits).confidence.tolist():
         depth = 1
         while depth < BLOCKS and confidences[depth - 1] < routed.thresholds[depth - 1]:
             depth += 1
@@ -212,8 +212,8 @@ def predicted(laboratory: Laboratory, routed: Policy, bits: Policy) -> float:
     rates = [depths.count(block) / len(depths) for block in (1, 2, 3)]
     tables, total = made_tables(), 0.0
     for rows, widths in (
-        (tables.weights, bits.bits.weights),
-        (tables.activations, bits.bits.activations),
+        (tables.weights, bits.weights),
+        (tables.activations, bits.activations),
     ):
         for row, width in zip(rows.values(), widths, strict=True):
             noise, drift = row.at(width)
@@ -224,12 +224,12 @@ def predicted(laboratory: Laboratory, routed: Policy, bits: Policy) -> float:
 
 def test_allocations_are_planned_for_the_use_that_the_bits_before_give(results):
     """Under the bound where that fits the budget, else under the best that does."""
-    laboratory = Laboratory()
+    traces = MadeTraces()
     too_dear = 0
     for (name, _), result in results.items():
         if name not in ("default", "bounds"):
             continue
-        outer = loop_of(SETTINGS[name], laboratory).outer
+        outer = loop_of(SETTINGS[name], traces).outer
         for epsilon in result.stops:
             before = outer.space.widest()
             for iterate in result.iterates:
@@ -238,10 +238,10 @@ def test_allocations_are_planned_for_the_use_that_the_bits_before_give(results):
                 routed, attained = outer.within(before.bits, epsilon)
                 assert iterate.attained == attained
                 first = before == outer.space.widest()  # those bits are never affordable here
-                if not first and cost_of(laboratory, routed) > result.budget:
+                if not first and cost_of(traces, routed) > result.budget:
                     too_dear += 1
                     routed, _ = outer.under(before.bits, result.budget)
-                expected = predicted(laboratory, routed, iterate.policy)
+                expected = predicted(traces, routed, iterate.policy.bits)
                 assert iterate.predicted == pytest.approx(expected, rel=1e-9)
                 before = iterate.policy
     assert too_dear > 5
@@ -290,10 +290,10 @@ def test_the_bits_of_one_bound_never_repeat(results):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_passes_are_the_sets_of_bits_that_were_traced(name: str, results):
-    laboratory = Laboratory()
+    traces = MadeTraces()
     seen: list[Iterate] = []
-    result = loop_of(SETTINGS[name], laboratory, seen.append).search(budget_of(0.09))
-    assert result.passes == len(laboratory.traced) > 1
+    result = loop_of(SETTINGS[name], traces, seen.append).search(budget_of(0.09))
+    assert result.passes == len(traces.traced) > 1
     assert tuple(seen) == result.iterates
     # A search from scratch, elsewhere, gives the same to the last bit.
     assert result == results[name, 0.09]
@@ -336,9 +336,9 @@ def test_without_amortization_damage_forgets_use_but_cost_does_not(results):
 @pytest.mark.parametrize("epsilon", [-0.01, 0.0, 0.01, 0.05, 0.2, 1.0])
 @pytest.mark.parametrize("bits", [3, 8])
 def test_the_cheapest_thresholds_within_a_bound(bits: int, epsilon: float):
-    laboratory = Laboratory()
+    traces = MadeTraces()
     settings = MaqeeSettings(alpha=0.1)
-    outer = loop_of(settings, laboratory).outer
+    outer = loop_of(settings, traces).outer
     start = outer.space.uniform(bits, 0.5)
     routed, attained = outer.within(start.bits, epsilon)
     grid = [
@@ -346,26 +346,23 @@ def test_the_cheapest_thresholds_within_a_bound(bits: int, epsilon: float):
         for first in np.linspace(0, 1, 26)
         for second in np.linspace(0, 1, 26)
     ]
-    allowed = [policy for policy in grid if risk_of(laboratory, policy, 0.1) <= epsilon]
-    assert routed.bits == (
-        start.bits.weights,
-        start.bits.activations,
-    )
+    allowed = [policy for policy in grid if risk_of(traces, policy, 0.1) <= epsilon]
+    assert routed.bits == start.bits
     if not attained:
         assert not allowed
         assert routed.thresholds == (1, 1, 0)
         return
-    assert risk_of(laboratory, routed, 0.1) <= epsilon + 1e-12
-    cheapest = min((cost_of(laboratory, policy) for policy in allowed), default=math.inf)
-    assert cost_of(laboratory, routed) <= 1.01 * cheapest
+    assert risk_of(traces, routed, 0.1) <= epsilon + 1e-12
+    cheapest = min((cost_of(traces, policy) for policy in allowed), default=math.inf)
+    assert cost_of(traces, routed) <= 1.01 * cheapest
     terms = outer.terms(routed)
-    assert terms.gap + 0.1 * terms.boundary == risk_of(laboratory, routed, 0.1)
+    assert terms.gap + 0.1 * terms.boundary == risk_of(traces, routed, 0.1)
 
 
 def test_a_bound_that_nothing_meets_gives_full_depth():
     outer = loop_of(MaqeeSettings(), threshold_low=0.2, threshold_high=0.9).outer
     for bits in (2, 8):
-        routed, attained = outer.within(outer.space.uniform(bits, 0.5), -0.5)
+        routed, attained = outer.within(outer.space.uniform(bits, 0.5).bits, -0.5)
         assert not attained
         assert routed.thresholds == (0.9, 0.9, 0.0)
     routed, attained = outer.within(outer.space.widest().bits, 5.0)
@@ -374,16 +371,16 @@ def test_a_bound_that_nothing_meets_gives_full_depth():
 
 
 def test_thresholds_under_a_budget():
-    laboratory = Laboratory()
-    outer = loop_of(MaqeeSettings(), laboratory).outer
+    traces = MadeTraces()
+    outer = loop_of(MaqeeSettings(), traces).outer
     policy = outer.space.uniform(4, 0.5)
-    path = laboratory.ledger.path_bops(policy.bits)
+    path = traces.ledger.path_bops(policy.bits)
     assert outer.under(policy.bits, path[0] - 1) is None
     for budget in np.linspace(path[0], path[-1], 7):
         found = outer.under(policy.bits, float(budget))
         assert found is not None
-        assert cost_of(laboratory, found[0]) <= budget * (1 + 1e-12)
-        assert found[1] == pytest.approx(risk_of(laboratory, found[0], 0.05), abs=1e-12)
+        assert cost_of(traces, found[0]) <= budget * (1 + 1e-12)
+        assert found[1] == pytest.approx(risk_of(traces, found[0], 0.05), abs=1e-12)
 
 
 def test_bounds_are_taken_from_the_model():
@@ -393,7 +390,7 @@ def test_bounds_are_taken_from_the_model():
         assert list(epsilons) == sorted(set(epsilons))
         assert 1 <= len(epsilons) <= starts
         assert all(loop.outer.within(loop.outer.space.widest().bits, e)[1] for e in epsilons)
-    widest = loop.outer.space.widest()
+    widest = loop.outer.space.widest().bits
     # From the least risk that thresholds reach to that of leaving at once.
     assert not loop.outer.within(widest, epsilons[0] - 1e-9)[1]
     assert loop.outer.within(widest, epsilons[-1])[0].thresholds[0] < 0.51
@@ -410,11 +407,11 @@ def test_a_budget_below_the_cheapest_policy_names_what_it_costs(refused):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_cheapest_cost_is_a_budget(name: str):
-    laboratory = Laboratory()
-    loop = loop_of(SETTINGS[name], laboratory)
-    cheapest = float(laboratory.ledger.path_bops(loop.outer.space.narrowest().bits)[0])
+    traces = MadeTraces()
+    loop = loop_of(SETTINGS[name], traces)
+    cheapest = float(traces.ledger.path_bops(loop.outer.space.narrowest().bits)[0])
     result = loop.search(cheapest)
-    assert cost_of(laboratory, result.policy) == cheapest
+    assert cost_of(traces, result.policy) == cheapest
     assert result.policy.bits.weights[0] == result.policy.bits.activations[0] == 2
 
 
@@ -489,14 +486,14 @@ class TraceCache:
         self.known[key] = trace
 
 
-def test_an_evaluator_is_a_laboratory():
+def test_an_evaluator_is_a_trace_source():
     """The bundled model on 300 images: the loop keeps its promises there too."""
     cache = TraceCache()
     evaluator = open_bundled(64, cache=cache)
     evaluator.split = evaluator.split.head(300)
     space = PolicySpace.from_ledger(evaluator.ledger, "block")
     settings = MaqeeSettings(epsilons=(0.0, 0.05), max_iterations=2)
-    tables = SensitivityMeter(evaluator, "block", images=8).tables()
+    tables = SensitivityMeter(evaluator.quantized, "block", images=8).tables()
     loop = Maqee(OuterProblem(evaluator, space, settings), tables)
     budget = 0.15 * evaluator.ledger.references(space.widest().bits).w8a8
     result = loop.search(budget)
@@ -512,5 +509,5 @@ def test_an_evaluator_is_a_laboratory():
     at_best = evaluator.task.score(reference.statistic[:, -1]).value
     assert terms.gap == pytest.approx(at_best - found.value)
     # Mixed bits beat the widest uniform ones that are as cheap.
-    uniform = [loop.outer.under(space.uniform(bits, 0.5), budget) for bits in (2, 3)]
+    uniform = [loop.outer.under(space.uniform(bits, 0.5).bits, budget) for bits in (2, 3)]
     assert result.risk < min(risk for _, risk in filter(None, uniform))

@@ -51,7 +51,9 @@ def test_stopping_early_gives_the_exits_and_answers_of_the_replay(
     if bits != 32:
         ledger = fashion_model.ledger((1, 28, 28))
         engine = new_engine()
-        engine.set_bits(ledger.widths(PolicySpace.from_ledger(ledger, "layer").uniform(bits, 0.5)))
+        engine.set_bits(
+            ledger.widths(PolicySpace.from_ledger(ledger, "layer").uniform(bits, 0.5).bits)
+        )
         model = engine.model
     trace = trace_of(model, search_images, model.exit_blocks)
     for quantiles in ([0.7, 0.7, 0.5], [0.3, 0.9, 0.6], [0.95, 0.5, 0.1]):

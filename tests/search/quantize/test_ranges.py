@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 from search.engines.reference import ActivationCodes
 from search.policy import QUANTIZED_BITS
 from search.quantize.histograms import Histogram
-from search.quantize.ranges import Quantizer, resolve_quantizer, weight_codes
+from search.quantize.ranges import Quantizer, nearest_codes, resolve_quantizer
 
 every_bits = pytest.mark.parametrize("bits", QUANTIZED_BITS)
 every_quantizer = pytest.mark.parametrize("name", ["minmax", "mse"])
@@ -38,7 +40,7 @@ def histogram(values: np.ndarray) -> Histogram:
 
 def quantized(values: np.ndarray, seen: Histogram, quantizer: Quantizer, bits: int):
     """Codes, scale and zero point of float32 values."""
-    codes = ActivationCodes(seen, quantizer)
+    codes = ActivationCodes(partial(quantizer.activation, seen))
     codes.set_bits(bits)
     return codes(torch.tensor(values)).double().numpy(), codes.scale
 
@@ -58,8 +60,11 @@ def squared_error(seen: Histogram, scale: float, zero_point: int, bits: int) -> 
 @every_quantizer
 def test_weights_lie_on_at_most_two_to_the_bits_levels_a_channel(name: str, bits: int):
     rows = torch.tensor(np.stack([sample(kind)[:500] for kind in SAMPLES]))
-    scale = resolve_quantizer(name).weight_scale(rows, bits)
-    codes = weight_codes(rows, scale, bits)
+    scale = resolve_quantizer(name).weight(rows, bits).scale
+    codes = nearest_codes(rows, scale, bits)
+    qparams = resolve_quantizer(name).weight(rows, bits)
+    assert torch.equal(qparams.codes.float(), codes)
+    assert (qparams.quant_min, qparams.quant_max) == (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     assert scale.shape == (len(rows),)
     assert (scale > 0).all()
     assert torch.equal(codes, codes.round())
@@ -91,7 +96,7 @@ def test_activations_lie_on_a_grid_that_holds_zero(name: str, bits: int, kind: s
 def test_softmax_outputs_are_quantized_without_a_sign(name: str, bits: int):
     values = np.random.default_rng(0).dirichlet([0.3] * 20, size=500).astype(np.float32).ravel()
     quantizer, seen = resolve_quantizer(name), histogram(values)
-    assert quantizer.activation_range(seen, bits).zero_point == 0
+    assert quantizer.activation(seen, bits).zero_point == 0
     codes, scale = quantized(values, seen, quantizer, bits)
     assert codes.min() == 0
     assert codes.max() == 2**bits - 1
@@ -113,8 +118,8 @@ def test_minmax_never_clips_an_activation_it_saw(low: float, width: float, bits:
 @every_bits
 def test_minmax_never_clips_a_weight(bits: int):
     rows = torch.tensor(np.stack([sample(kind) for kind in SAMPLES]))
-    scale = resolve_quantizer("minmax").weight_scale(rows, bits)
-    error = (weight_codes(rows, scale, bits) * scale[:, None] - rows).abs().amax(dim=1)
+    scale = resolve_quantizer("minmax").weight(rows, bits).scale
+    error = (nearest_codes(rows, scale, bits) * scale[:, None] - rows).abs().amax(dim=1)
     assert (error <= scale * (0.5 + 1e-5)).all()
 
 
@@ -124,7 +129,7 @@ def test_mse_is_never_worse_than_minmax_on_the_calibration_histogram(bits: int, 
     seen = histogram(sample(kind))
     errors = {}
     for name in ("minmax", "mse"):
-        chosen = resolve_quantizer(name).activation_range(seen, bits)
+        chosen = resolve_quantizer(name).activation(seen, bits)
         errors[name] = squared_error(seen, chosen.scale, chosen.zero_point, bits)
     assert errors["mse"] <= errors["minmax"] * (1 + 1e-9)
     if kind == "heavy" and bits in (3, 4):
@@ -140,9 +145,9 @@ def weight_errors(rows: Tensor, scale: Tensor, bits: int) -> np.ndarray:
 @every_bits
 def test_mse_of_weights_is_never_worse_than_minmax_and_near_the_best_of_a_fine_grid(bits: int):
     rows = torch.tensor(np.stack([sample(kind)[:400] for kind in SAMPLES]))
-    widest = resolve_quantizer("minmax").weight_scale(rows, bits)
+    widest = resolve_quantizer("minmax").weight(rows, bits).scale
     minmax = weight_errors(rows, widest, bits)
-    mse = weight_errors(rows, resolve_quantizer("mse").weight_scale(rows, bits), bits)
+    mse = weight_errors(rows, resolve_quantizer("mse").weight(rows, bits).scale, bits)
     finest = np.min([weight_errors(rows, widest * f, bits) for f in np.linspace(0.3, 1.2, 901)], 0)
     assert (mse <= minmax * (1 + 1e-5)).all()
     assert (mse <= finest * 1.2).all()
@@ -174,8 +179,8 @@ def test_degenerate_tensors_are_quantized_to_finite_values_near_them(name, bits,
     assert np.abs(codes * scale - values).max() <= largest / (2**bits - 1) * 1.001 + nothing
 
     rows = torch.tensor(values)[None]
-    weight_scale = quantizer.weight_scale(rows, bits)
-    restored = weight_codes(rows, weight_scale, bits).double() * weight_scale[:, None].double()
+    weight_scale = quantizer.weight(rows, bits).scale
+    restored = nearest_codes(rows, weight_scale, bits).double() * weight_scale[:, None].double()
     assert torch.isfinite(restored).all()
     assert (restored - rows).abs().max() <= largest / (2 ** (bits - 1) - 1) * 1.001 + nothing
 
@@ -187,7 +192,8 @@ def histogram_as_calibrated(values: np.ndarray) -> Histogram:
 
 
 def test_full_precision_leaves_activations_alone():
-    codes = ActivationCodes(histogram(sample("normal")), resolve_quantizer("mse"))
+    seen = histogram(sample("normal"))
+    codes = ActivationCodes(partial(resolve_quantizer("mse").activation, seen))
     value = torch.tensor(sample("normal"))
     codes.set_bits(4)
     codes.set_bits(32)

@@ -11,10 +11,12 @@ import torch
 from bundled_model import open_bundled
 from torch import Tensor
 
+from search.data.batches import normalized_batches
 from search.engines.reference import ReferenceEngine
-from search.evaluate import Evaluator, normalized_batches
+from search.evaluate import Evaluator
 from search.models.early_exit import EarlyExitModel
 from search.quantize.calibration import calibrate
+from search.quantize.qparams import ModelQParams
 from search.quantize.ranges import resolve_quantizer
 from search.quantize.straight_through import (
     StraightThrough,
@@ -40,13 +42,13 @@ def images(evaluator: Evaluator) -> Tensor:
 
 @pytest.fixture(scope="module")
 def calibration(evaluator: Evaluator) -> Tensor:
-    return next(normalized_batches(evaluator.calibration, evaluator.card.input))
+    return next(normalized_batches(evaluator.quantized.calibration, evaluator.card.input))
 
 
 @pytest.fixture
 def model(evaluator: Evaluator) -> EarlyExitModel:
     """The bundled model, for the test alone."""
-    return copy.deepcopy(evaluator.model)
+    return copy.deepcopy(evaluator.quantized.model)
 
 
 def uniform(evaluator: Evaluator, left: int, right: int | None = None) -> Bits:
@@ -99,7 +101,7 @@ def test_it_answers_as_the_reference_engine(
     bits = uniform(evaluator, *left_right)
     twin = make_twin(model, bits, calibration, quantizer)
     seen = calibrate(model, lambda: iter([calibration]))
-    engine = ReferenceEngine(model, seen, resolve_quantizer(quantizer))
+    engine = ReferenceEngine(model, ModelQParams(model, seen, resolve_quantizer(quantizer)))
     engine.set_bits(bits)
     with torch.no_grad():
         answers, plain = twin.model.eval()(images), model.eval()(images)
@@ -114,7 +116,7 @@ def test_widths_may_differ_between_operations(
     bits = random_bits(evaluator)
     twin = make_twin(model, bits, calibration)
     seen = calibrate(model, lambda: iter([calibration]))
-    engine = ReferenceEngine(model, seen, resolve_quantizer("minmax"))
+    engine = ReferenceEngine(model, ModelQParams(model, seen, resolve_quantizer("minmax")))
     engine.set_bits(bits)
     with torch.no_grad():
         answers = twin.model.eval()(images)
@@ -127,7 +129,7 @@ def test_it_answers_as_the_reference_engine_in_float32_too(
     bits = uniform(evaluator, 4)
     twin = make_twin(model, bits, calibration, "mse")
     seen = calibrate(model, lambda: iter([calibration]))
-    engine = ReferenceEngine(model, seen, resolve_quantizer("mse"))
+    engine = ReferenceEngine(model, ModelQParams(model, seen, resolve_quantizer("mse")))
     engine.set_bits(bits)
     with torch.no_grad():
         answers = twin.model.eval()(images)
@@ -164,7 +166,7 @@ def test_every_quantized_weight_lies_on_its_channels_grid(
     checked = 0
     for name, site in weight_sites(twin):
         rows = site.right(site.source.weight).detach().flatten(1)
-        scale = resolve_quantizer("mse").weight_scale(site.source.weight.detach().flatten(1), 3)
+        scale = resolve_quantizer("mse").weight(site.source.weight.detach().flatten(1), 3).scale
         codes = rows / scale[:, None]
         torch.testing.assert_close(codes, codes.round(), rtol=0, atol=1e-5)
         assert codes.min() >= -4 - 1e-5, name

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundled_model import open_bundled
+from bundled_model import open_bundled, with_model
 from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax, softmax
 from torch import Tensor
 
 import search.training.recovery
 from search.data import fashion
-from search.evaluate import Evaluator, normalized_batches
+from search.data.batches import normalized_batches
+from search.evaluate import Evaluator
 from search.models.early_exit import EarlyExitModel
-from search.policy import Policy
+from search.policy import Bits, Policy
 from search.space import PolicySpace
 from search.training.loop import ArrayData
 from search.training.recovery import (
@@ -44,7 +45,9 @@ def evaluator() -> Evaluator:
 @pytest.fixture(scope="module")
 def quick(evaluator: Evaluator) -> Evaluator:
     """One whose refreshes take little time."""
-    return replace(evaluator, quantizer="minmax", calibration=evaluator.calibration.head(4))
+    return with_model(
+        evaluator, quantizer="minmax", calibration=evaluator.quantized.calibration.head(4)
+    )
 
 
 def training_data(count: int) -> ArrayData:
@@ -66,7 +69,7 @@ def policy(evaluator: Evaluator) -> Policy:
 @pytest.fixture(scope="module")
 def uninterrupted(quick: Evaluator, policy: Policy, data: ArrayData) -> dict[str, Tensor]:
     """What the short recovery gives when nothing happens."""
-    return recover(quick, policy, EVEN, data, SHORT).state_dict()
+    return recover(quick.quantized, policy.bits, EVEN, data, SHORT).state_dict()
 
 
 class Interrupted(Exception):
@@ -95,8 +98,8 @@ def divergence(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 
 def quantized(evaluator: Evaluator, policy: Policy) -> np.ndarray:
-    evaluator.engine.set_bits(evaluator.ledger.widths(policy.bits))
-    return answers(evaluator.engine.run, evaluator)
+    evaluator.quantized.engine.set_bits(evaluator.ledger.widths(policy.bits))
+    return answers(evaluator.quantized.engine.run, evaluator)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
@@ -113,10 +116,12 @@ def recovered(
     evaluator: Evaluator, policy: Policy
 ) -> tuple[EarlyExitModel, list[StepReport], dict[str, Tensor]]:
     """A recovered model, the reports, and the original as it was before."""
-    before = {name: value.clone() for name, value in evaluator.model.state_dict().items()}
+    before = {name: value.clone() for name, value in evaluator.quantized.model.state_dict().items()}
     reports: list[StepReport] = []
     recipe = RecoverRecipe(steps=18, batch_size=32, refresh_every=6)
-    model = recover(evaluator, policy, EVEN, training_data(1024), recipe, on_step=reports.append)
+    model = recover(
+        evaluator.quantized, policy.bits, EVEN, training_data(1024), recipe, on_step=reports.append
+    )
     return model, reports, before
 
 
@@ -131,9 +136,9 @@ def test_the_loss_falls_and_full_precision_comes_nearer(
     ]  # fmt: skip
     assert np.isnan(reports[0].loss)  # nothing was done before it
     assert reports[3].loss < 0.8 * reports[1].loss
-    expected = answers(evaluator.model, evaluator)
+    expected = answers(evaluator.quantized.model, evaluator)
     before = divergence(expected, quantized(evaluator, policy))
-    after = divergence(expected, quantized(replace(evaluator, model=model), policy))
+    after = divergence(expected, quantized(with_model(evaluator, model=model), policy))
     assert (after < before).all(), (before, after)
     assert after.mean() < 0.7 * before.mean(), (before, after)
 
@@ -143,39 +148,39 @@ def test_the_original_is_as_it_was(
     recovered: tuple[EarlyExitModel, list[StepReport], dict[str, Tensor]],
 ) -> None:
     model, _, before = recovered
-    assert same(evaluator.model.state_dict(), before) == []
-    assert all(parameter.requires_grad for parameter in evaluator.model.parameters())
-    assert all(parameter.grad is None for parameter in evaluator.model.parameters())
-    assert not evaluator.model.training
+    assert same(evaluator.quantized.model.state_dict(), before) == []
+    assert all(parameter.requires_grad for parameter in evaluator.quantized.model.parameters())
+    assert all(parameter.grad is None for parameter in evaluator.quantized.model.parameters())
+    assert not evaluator.quantized.model.training
     assert not model.training
-    theirs = {id(parameter) for parameter in evaluator.model.parameters()}
+    theirs = {id(parameter) for parameter in evaluator.quantized.model.parameters()}
     assert not theirs & {id(parameter) for parameter in model.parameters()}
     changed = same(model.state_dict(), before)
     assert {name for name, _ in model.named_parameters()} <= set(changed)
     assert model.state_dict().keys() == before.keys()  # an ordinary checkpoint of the same model
 
 
-def test_a_recovered_models_laboratory_is_held_against_the_original(
+def test_a_recovered_models_trace_is_held_against_the_original(
     evaluator: Evaluator,
     policy: Policy,
     recovered: tuple[EarlyExitModel, list[StepReport], dict[str, Tensor]],
 ) -> None:
-    mine = replace(evaluator, model=recovered[0])
-    laboratory = RecoveredTraces(mine, evaluator)
-    reference = laboratory.full_precision_trace()
+    mine = with_model(evaluator, model=recovered[0])
+    traces = RecoveredTraces(mine, evaluator)
+    reference = traces.full_precision_trace()
     assert np.array_equal(reference.confidence, evaluator.full_precision_trace().confidence)
-    trace = laboratory.trace(policy.bits)
+    trace = traces.trace(policy.bits)
     assert np.array_equal(trace.confidence, mine.trace(policy.bits).confidence)
     assert not np.array_equal(trace.confidence, evaluator.trace(policy.bits).confidence)
-    assert laboratory.ledger == evaluator.ledger
+    assert traces.ledger == evaluator.ledger
 
 
 def test_without_interruption_it_gives_the_same_every_time(
     quick: Evaluator, policy: Policy, data: ArrayData, uninterrupted: dict[str, Tensor]
 ) -> None:
-    again = recover(quick, policy, EVEN, data, SHORT).state_dict()
+    again = recover(quick.quantized, policy.bits, EVEN, data, SHORT).state_dict()
     assert same(again, uninterrupted) == []
-    other = recover(quick, policy, EVEN, data, replace(SHORT, seed=1)).state_dict()
+    other = recover(quick.quantized, policy.bits, EVEN, data, replace(SHORT, seed=1)).state_dict()
     assert same(other, uninterrupted)
 
 
@@ -191,11 +196,11 @@ def test_every_epoch_has_an_order_of_its_own_and_every_seed_others(
             orders.append(generator.initial_seed())
             return super().batches(batch_size, generator)
 
-    split = quick.calibration
+    split = quick.quantized.calibration
     data = Watched(split.read(0, 4), split.targets[:4], fashion.MEAN, fashion.STD)
     for seed in (0, 1):
         recipe = RecoverRecipe(steps=3, batch_size=4, refresh_every=100, seed=seed)
-        recover(quick, policy, EVEN, data, recipe)
+        recover(quick.quantized, policy.bits, EVEN, data, recipe)
     assert len(orders) >= 6
     assert len(set(orders)) == len(orders)
 
@@ -214,12 +219,20 @@ def test_an_interrupted_recovery_goes_on_to_the_same_weights(
 ) -> None:
     state = tmp_path / "deep" / "r.state"
     with pytest.raises(Interrupted):
-        recover(quick, policy, EVEN, data, SHORT, state=state, on_step=interrupt_at(step))
+        recover(
+            quick.quantized, policy.bits, EVEN, data, SHORT, state=state, on_step=interrupt_at(step)
+        )
     assert state.is_file()
-    assert all(parameter.requires_grad for parameter in quick.model.parameters())
+    assert all(parameter.requires_grad for parameter in quick.quantized.model.parameters())
     steps: list[int] = []
     model = recover(
-        quick, policy, EVEN, data, SHORT, state=state, on_step=lambda one: steps.append(one.step)
+        quick.quantized,
+        policy.bits,
+        EVEN,
+        data,
+        SHORT,
+        state=state,
+        on_step=lambda one: steps.append(one.step),
     )
     assert steps == [s for s in (3, 6, 7) if s >= step]
     assert list(state.parent.iterdir()) == []
@@ -251,10 +264,16 @@ def test_an_error_of_the_data_leaves_the_last_state(
     )
     state = tmp_path / "r.state"
     with pytest.raises(Interrupted):
-        recover(quick, policy, EVEN, failing, SHORT, state=state)
+        recover(quick.quantized, policy.bits, EVEN, failing, SHORT, state=state)
     steps: list[int] = []
     model = recover(
-        quick, policy, EVEN, data, SHORT, state=state, on_step=lambda one: steps.append(one.step)
+        quick.quantized,
+        policy.bits,
+        EVEN,
+        data,
+        SHORT,
+        state=state,
+        on_step=lambda one: steps.append(one.step),
     )
     assert steps == [3, 6, 7]
     assert same(model.state_dict(), uninterrupted) == []
@@ -267,13 +286,15 @@ def left_behind(
     """The state of a recovery that was interrupted after six steps."""
     state = tmp_path_factory.mktemp("state") / "r.state"
     with pytest.raises(Interrupted):
-        recover(quick, policy, EVEN, data, SHORT, state=state, on_step=interrupt_at(6))
+        recover(
+            quick.quantized, policy.bits, EVEN, data, SHORT, state=state, on_step=interrupt_at(6)
+        )
     return state.read_bytes()
 
 
 def first_step(
     evaluator: Evaluator,
-    policy: Policy,
+    bits: Bits,
     rates: tuple[float, ...],
     data: ArrayData,
     recipe: RecoverRecipe,
@@ -287,7 +308,7 @@ def first_step(
         raise Interrupted
 
     with pytest.raises(Interrupted):
-        recover(evaluator, policy, rates, data, recipe, state=state, on_step=on_step)
+        recover(evaluator.quantized, bits, rates, data, recipe, state=state, on_step=on_step)
     return seen[0]
 
 
@@ -313,26 +334,25 @@ def test_the_state_of_another_recipe_is_not_taken_up(
 ) -> None:
     state = tmp_path / "r.state"
     state.write_bytes(left_behind)
-    assert first_step(quick, policy, EVEN, data, SHORT, state) == 6
+    assert first_step(quick, policy.bits, EVEN, data, SHORT, state) == 6
     state.write_bytes(left_behind)
-    assert first_step(quick, policy, EVEN, data, replace(SHORT, **change), state) == 0
+    assert first_step(quick, policy.bits, EVEN, data, replace(SHORT, **change), state) == 0
 
 
 def test_nor_that_of_another_policy_other_rates_or_another_calibration(
     quick: Evaluator, policy: Policy, data: ArrayData, left_behind: bytes, tmp_path: Path
 ) -> None:
     state = tmp_path / "r.state"
-    wider = replace(policy, weight_bits=(3, *policy.bits.weights[1:]))
+    wider = replace(policy.bits, weights=(3, *policy.bits.weights[1:]))
     late = (0.0,) * 5 + (1.0,)
-    other = replace(quick, calibration=quick.calibration.head(3))
+    other = with_model(quick, calibration=quick.quantized.calibration.head(3))
     for evaluator, bits, rates in (
-        (quick, wider, EVEN), (quick, policy, late), (other, policy, EVEN),
+        (quick, wider, EVEN), (quick, policy.bits, late), (other, policy.bits, EVEN),
     ):  # fmt: skip
         state.write_bytes(left_behind)
         assert first_step(evaluator, bits, rates, data, SHORT, state) == 0
-    # Thresholds play no part in a recovery.
     state.write_bytes(left_behind)
-    assert first_step(quick, policy.with_thresholds([0.5] * 5 + [0.0]), EVEN, data, SHORT, state)
+    assert first_step(quick, policy.bits, EVEN, data, SHORT, state) == 6
 
 
 def cut(share: float) -> Callable[[bytes], bytes]:
@@ -354,7 +374,7 @@ def test_a_damaged_state_begins_anew(
 ) -> None:
     state = tmp_path / "r.state"
     state.write_bytes(damage(left_behind))
-    assert first_step(quick, policy, EVEN, data, SHORT, state) == 0
+    assert first_step(quick, policy.bits, EVEN, data, SHORT, state) == 0
 
 
 @pytest.mark.parametrize("header", [None, b"no json", b"\xff\xfe"])
@@ -366,7 +386,7 @@ def test_tensors_without_a_readable_header_begin_anew(
     if header is not None:
         tensors["header"] = torch.tensor(list(header), dtype=torch.uint8)
     save_file(tensors, state)
-    assert first_step(quick, policy, EVEN, data, SHORT, state) == 0
+    assert first_step(quick, policy.bits, EVEN, data, SHORT, state) == 0
 
 
 def test_after_a_damaged_state_the_outcome_is_the_usual_one(
@@ -379,7 +399,7 @@ def test_after_a_damaged_state_the_outcome_is_the_usual_one(
 ) -> None:
     state = tmp_path / "r.state"
     state.write_bytes(left_behind[:-100])
-    model = recover(quick, policy, EVEN, data, SHORT, state=state)
+    model = recover(quick.quantized, policy.bits, EVEN, data, SHORT, state=state)
     assert same(model.state_dict(), uninterrupted) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -390,12 +410,12 @@ def test_a_state_holds_the_whole_model_and_both_moments(
     file = tmp_path / "r.state"
     file.write_bytes(left_behind)
     tensors = load_file(file)
-    for name, value in quick.model.named_parameters():
+    for name, value in quick.quantized.model.named_parameters():
         assert tensors[f"model.{name}"].shape == value.shape
         assert tensors[f"first.{name}"].any(), name
         assert (tensors[f"second.{name}"] >= 0).all()
     # Batch norms move while the student learns; a recovery that goes on needs them as they were.
-    buffers = [name for name, _ in quick.model.named_buffers()]
+    buffers = [name for name, _ in quick.quantized.model.named_buffers()]
     assert buffers
     assert [name for name in buffers if f"model.{name}" not in tensors] == []
 
@@ -417,7 +437,7 @@ def test_exits_count_as_often_as_they_are_taken(
     monkeypatch.setattr(search.training.recovery, "distillation_loss", watched)
     rates = (0.5, 0.3, 0.0, 0.0, 0.0, 0.2)
     recipe = RecoverRecipe(steps=1, batch_size=4, temperature=3.0)
-    recover(quick, policy, rates, data, recipe)
+    recover(quick.quantized, policy.bits, rates, data, recipe)
     (weights,) = seen
     # Even an exit that is never taken counts a little.
     expected = (np.array(rates) + 0.1) / 1.6
@@ -487,7 +507,14 @@ def test_too_few_images_are_refused(
         np.zeros((31, 28, 28, 1), np.uint8), np.zeros(31, np.int64), fashion.MEAN, fashion.STD
     )
     with refused("31 training images", "one batch of 32", "lower the batch size"):
-        recover(quick, policy, EVEN, few, RecoverRecipe(batch_size=32), state=tmp_path / "s.state")
+        recover(
+            quick.quantized,
+            policy.bits,
+            EVEN,
+            few,
+            RecoverRecipe(batch_size=32),
+            state=tmp_path / "s.state",
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -495,11 +522,11 @@ def test_too_few_images_are_refused(
 def test_a_policy_of_another_model_is_refused(
     refused, quick: Evaluator, policy: Policy, data: ArrayData, change: str
 ) -> None:
-    other = {
-        "groups": replace(policy, weight_bits=policy.bits.weights[:-1]),
-        "exits": policy.with_thresholds([0.5, 0.0]),
-        "granularity": replace(policy, granularity="layer"),
+    bits, rates = {
+        "groups": (replace(policy.bits, weights=policy.bits.weights[:-1]), EVEN),
+        "exits": (policy.bits, (0.5, 0.5)),
+        "granularity": (replace(policy.bits, granularity="layer"), EVEN),
     }[change]
     with refused("the model needs", "use a policy searched for this model"):
-        recover(quick, other, EVEN, data, SHORT)
-    assert all(parameter.requires_grad for parameter in quick.model.parameters())
+        recover(quick.quantized, bits, rates, data, SHORT)
+    assert all(parameter.requires_grad for parameter in quick.quantized.model.parameters())

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from search.data import fashion
+from search.data.batches import normalized_batches
 from search.data.imagefolder import ImageFolderDataset
-from search.evaluate import normalized_batches
 from search.models.card import Architecture
 from search.models.checkpoint import attach_exits, build_backbone, load_checkpoint
 from search.models.early_exit import EarlyExitModel

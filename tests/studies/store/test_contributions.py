@@ -52,9 +52,10 @@ def uniform(store: StudyStore, bits: int, threshold: float = 0.8) -> Policy:
 
 def full_precision(store: StudyStore) -> Policy:
     """No policy of the space, which goes up to 8 bits."""
-    return dataclasses.replace(
-        uniform(store, 8), weight_bits=(32, 32), activation_bits=(32, 32), embed_bits=32
+    bits = dataclasses.replace(
+        uniform(store, 8).bits, weights=(32, 32), activations=(32, 32), embed=32
     )
+    return space_of(store).policy(bits, 0.8)
 
 
 def baselines(store: StudyStore) -> list[Contribution]:

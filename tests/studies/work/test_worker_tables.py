@@ -39,7 +39,9 @@ def test_tables_that_appear_later_are_used(worker: Worker, tmp_path: Path) -> No
     bits = (2, 3, 4, 5, 6, 7, 8)
     row = Sensitivity(1, bits, 4.0 ** -np.array(bits), np.zeros((7, 6)))
     # What another command on this machine does, less the measuring.
-    meter = SensitivityMeter(open_bundled(512), "block", DiskCaches(tmp_path / "cache").tables)
+    meter = SensitivityMeter(
+        open_bundled(512).quantized, "block", DiskCaches(tmp_path / "cache").tables
+    )
     wanted = meter._wanted()
     for side, name in wanted:
         assert worker._next_claim() is not None
