@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     StrictInt,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 
@@ -23,16 +24,24 @@ from search.engines import ENGINES
 from search.errors import BadInput, unknown_choice
 from search.policy import ALLOWED_BITS, QUANTIZED_BITS
 from search.quantize import QUANTIZERS
+from search.registry import Registry
 from studies.samplers import SAMPLERS
 
 MAX_NAME = 100
 MAX_TRIALS = 10_000_000
 
 
-def _one_of(choices: Mapping[str, str]) -> AfterValidator:
-    def check(value: str) -> str:
-        if value not in choices:
-            raise ValueError(f"{value!r} is unknown: choose one of {', '.join(sorted(choices))}")
+_STORED = "stored"  # the context in which a study's values have been checked before
+
+
+def _one_of(registry: Registry) -> AfterValidator:
+    def check(value: str, info: ValidationInfo) -> str:
+        # A stored study may name a member that is plugged in elsewhere: here it can be read.
+        if info.context == _STORED:
+            return value
+        if value not in registry:
+            raise ValueError(f"{value!r} is unknown: choose one of {', '.join(registry)}")
+        registry.check(value)
         return value
 
     return AfterValidator(check)
@@ -199,18 +208,20 @@ def _first_difference(one: Any, other: Any, path: str) -> str | None:
     return None
 
 
-def parse_config(fields: Mapping[str, Any], origin: str) -> StudyConfig:
+def parse_config(fields: Mapping[str, Any], origin: str, *, stored: bool = False) -> StudyConfig:
     """Check plain values.
 
     Args:
         fields: what the TOML says.
         origin: where it comes from, for the error.
+        stored: whether they were checked when the study was made: names of samplers and the like
+            are then not looked up again.
 
     Raises:
         BadInput: naming the key, its value and what is allowed.
     """
     try:
-        return StudyConfig.model_validate(fields)
+        return StudyConfig.model_validate(fields, context=_STORED if stored else None)
     except ValidationError as error:
         raise BadInput(f"{origin}: {_explain(error)}") from error
 

@@ -79,7 +79,7 @@ class StudyRecord:
         # A study from before there was a choice goes on as it began.
         plain = {"trial": {"harvest": 0, "racing": 0}, "engine": {"name": "reference"}}
         stored = {**plain, **fields["config"], "budget": {"trials": budget}}
-        config = parse_config(stored, "stored study")
+        config = parse_config(stored, "stored study", stored=True)
         return cls(**{**fields, "config": config, "ledger": Ledger.from_dict(fields["ledger"])})
 
 

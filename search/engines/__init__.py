@@ -1,6 +1,14 @@
 """Engines: what runs a quantized model. A registry by name, without torch."""
 
-ENGINES: dict[str, str] = {
-    "fast": "search.engines.cpu.engine:FastEngine",
-    "reference": "search.engines.reference:ReferenceEngine",
-}
+from __future__ import annotations
+
+from search.registry import Registry
+
+ENGINES = Registry(
+    "engine",
+    "exitbits.engines",
+    {
+        "fast": "search.engines.cpu.engine:FastEngine",
+        "reference": "search.engines.reference:ReferenceEngine",
+    },
+)

@@ -13,7 +13,6 @@ from search.engines import ENGINES
 from search.engines.reference import ReferenceEngine
 from search.models.early_exit import EarlyExitModel
 from search.quantize.qparams import ModelQParams
-from search.registry import resolve
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ def resolve_engine(name: str, device: str = "cpu") -> EngineKind:
     Raises:
         BadInput: when the name is unknown.
     """
-    kind: EngineKind = resolve("engine", name, ENGINES)
+    kind: EngineKind = ENGINES.resolve(name)
     reason = kind.unavailable(device)
     if reason is None:
         return kind

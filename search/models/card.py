@@ -20,7 +20,7 @@ class Architecture(_Frozen):
 
     timm: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    stem: Literal["patch", "conv"] = "patch"
+    stem: str = "patch"
 
 
 class Exits(_Frozen):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from search.errors import unknown_choice
+from search.registry import Registry
 
 
 class LinearHead(nn.Module):
@@ -61,12 +61,15 @@ class MlpHead(nn.Module):
 
 HeadFactory = Callable[[int, int, int, bool], nn.Module]
 
-HEADS: dict[str, HeadFactory] = {"linear": LinearHead, "mlp": MlpHead}
+HEADS = Registry(
+    "exit head",
+    "exitbits.heads",
+    {"linear": "search.models.heads:LinearHead", "mlp": "search.models.heads:MlpHead"},
+)
 
 
 def resolve_head(name: str) -> HeadFactory:
     """Return the head factory called ``name``; it takes
     ``(width, classes, prefix_tokens, has_class_token)``."""
-    if name not in HEADS:
-        raise unknown_choice("exit head", name, HEADS)
-    return HEADS[name]
+    factory: HeadFactory = HEADS.resolve(name)
+    return factory

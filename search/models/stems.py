@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
-from search.errors import BadInput, unknown_choice
+from search.errors import BadInput
+from search.registry import Registry
 
 
 class ConvStem(nn.Module):
@@ -66,11 +66,14 @@ class ConvStem(nn.Module):
         return tokens
 
 
-STEMS: dict[str, type[nn.Module]] = {"patch": PatchEmbed, "conv": ConvStem}
+STEMS = Registry(
+    "stem",
+    "exitbits.stems",
+    {"patch": "timm.layers.patch_embed:PatchEmbed", "conv": "search.models.stems:ConvStem"},
+)
 
 
 def resolve_stem(name: str) -> type[nn.Module]:
     """Return the ``embed_layer`` class called ``name``."""
-    if name not in STEMS:
-        raise unknown_choice("stem", name, STEMS)
-    return STEMS[name]
+    stem: type[nn.Module] = STEMS.resolve(name)
+    return stem

@@ -1,6 +1,14 @@
 """Quantizers: how numbers become codes. A registry by name, without torch."""
 
-QUANTIZERS: dict[str, str] = {
-    "minmax": "search.quantize.ranges:MinMax",
-    "mse": "search.quantize.ranges:MeanSquaredError",
-}
+from __future__ import annotations
+
+from search.registry import Registry
+
+QUANTIZERS = Registry(
+    "quantizer",
+    "exitbits.quantizers",
+    {
+        "minmax": "search.quantize.ranges:MinMax",
+        "mse": "search.quantize.ranges:MeanSquaredError",
+    },
+)

@@ -14,7 +14,6 @@ from torch import Tensor
 from search.quantize import QUANTIZERS
 from search.quantize.histograms import Histogram
 from search.quantize.qparams import ActivationQParams, Quantizer, WeightQParams
-from search.registry import resolve
 
 
 def nearest_codes(rows: Tensor, scale: Tensor, bits: int) -> Tensor:
@@ -95,5 +94,5 @@ class MeanSquaredError:
 
 def resolve_quantizer(name: str) -> Quantizer:
     """Return the quantizer called ``name``."""
-    quantizer: Quantizer = resolve("quantizer", name, QUANTIZERS)()
+    quantizer: Quantizer = QUANTIZERS.resolve(name)()
     return quantizer

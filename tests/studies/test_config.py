@@ -110,3 +110,10 @@ def test_relative_paths_are_taken_from_the_file(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, text.replace('"fashion"', '"imagefolder"\npath = "data"')))
     assert config.model.checkpoint == f"{tmp_path}/models/mine.safetensors"
     assert config.data.path == f"{tmp_path}/data"
+
+
+def test_a_stored_study_is_read_where_its_quantizer_is_not_installed() -> None:
+    fields = {**load_config("fashion").model_dump(mode="json"), "quantizer": {"name": "rare"}}
+    assert parse_config(fields, "stored study", stored=True).quantizer.name == "rare"
+    with pytest.raises(BadInput, match=r"new: quantizer\.name: 'rare' is unknown: .* minmax, mse"):
+        parse_config(fields, "new")

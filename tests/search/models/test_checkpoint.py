@@ -227,6 +227,12 @@ def test_arguments_that_timm_cannot_use_are_refused(kwargs: dict[str, Any], refu
         build_backbone(Architecture(timm="test_vit", kwargs=kwargs), 10)
 
 
+def test_an_unknown_stem_is_refused_when_the_model_is_built(weights: Path, refused):
+    change_card(architecture={**CARD.architecture.model_dump(), "stem": "fold"})(weights)
+    with refused("unknown stem 'fold'", "conv, patch"):
+        load_checkpoint(weights)
+
+
 @pytest.mark.parametrize(("patch", "image"), [(6, 24), (1, 16), (8, 20)])
 def test_a_conv_stem_that_cannot_tile_the_image_is_refused(patch: int, image: int, refused):
     architecture = CARD.architecture.model_copy(

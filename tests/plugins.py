@@ -1,0 +1,31 @@
+"""Distributions as an installer leaves them, for tests of members from outside the package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def write_distribution(
+    folder: Path,
+    name: str,
+    modules: Mapping[str, str],
+    entry_points: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Write version 1.0 of a distribution into a folder that is, or will be, on ``sys.path``.
+
+    Args:
+        folder: where modules and metadata go.
+        name: of the distribution.
+        modules: file names to source.
+        entry_points: of each group, names to ``"module:attribute"``.
+    """
+    for file, source in modules.items():
+        (folder / file).write_text(source)
+    metadata = folder / f"{name}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    lines = []
+    for group, members in entry_points.items():
+        lines += [f"[{group}]", *(f"{member} = {value}" for member, value in members.items())]
+    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
