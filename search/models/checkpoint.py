@@ -81,18 +81,6 @@ def build_model(card: ModelCard) -> EarlyExitModel:
 def attach_exits(
     backbone: torch.nn.Module, blocks: tuple[int, ...], head: str, classes: int
 ) -> EarlyExitModel:
-    """Give a backbone its exits, after checking where they are asked for.
-
-    Raises:
-        BadInput: unless ``blocks`` ascend within 1..depth and end at the depth.
-    """
-    depth = len(getattr(backbone, "blocks", ()))
-    ascending = list(blocks) == sorted(set(blocks))
-    if depth and (not blocks or not ascending or blocks[0] < 1 or blocks[-1] != depth):
-        raise BadInput(
-            f"exits after blocks {list(blocks)} do not fit a model of {depth} blocks: "
-            f"give ascending numbers from 1 that end with {depth}"
-        )
     return EarlyExitModel(backbone, blocks, head, classes)
 
 

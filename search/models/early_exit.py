@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from search.cost import Kind, Ledger, Op, Part
-from search.models.backbones.vit import BackboneAdapter, adapt
+from search.models.backbones.base import Backbone, Features, adapt
 from search.models.counted import Counted, MatMul, counted_modules
 from search.models.heads import resolve_head
 
@@ -21,10 +21,13 @@ class EarlyExitModel(nn.Module):
     pretrained model keeps its accuracy at full depth.
 
     Args:
-        backbone: a timm model that :func:`search.models.backbones.vit.adapt` knows.
+        backbone: a timm model that :func:`search.models.backbones.base.adapt` knows.
         exit_blocks: ascending block numbers (1-based) that an exit follows; the last is the depth.
         head: name of the head used at every exit but the last.
         classes: number of classes.
+
+    Raises:
+        BadInput: for a backbone without an adapter, exits that it cannot have, an unknown head.
     """
 
     def __init__(
@@ -32,29 +35,25 @@ class EarlyExitModel(nn.Module):
     ) -> None:
         super().__init__()
         adapter = adapt(backbone)
+        adapter.attach(exit_blocks)
         self.backbone = backbone
         self.exit_blocks = tuple(exit_blocks)
         factory = resolve_head(head)
         self.heads = nn.ModuleDict(
-            {
-                str(block): factory(
-                    adapter.width(block), classes, adapter.prefix_tokens, adapter.has_class_token
-                )
-                for block in self.exit_blocks[:-1]
-            }
+            {str(block): factory(adapter.shape(block), classes) for block in self.exit_blocks[:-1]}
         )
         for _ in counted_modules(self):
             pass  # refuses what could not be counted
         # Kept out of the module tree: the adapter holds the backbone, which is registered already.
         object.__setattr__(self, "adapter", adapter)
 
-    adapter: BackboneAdapter
+    adapter: Backbone
 
-    def read_exit(self, block: int, tokens: Tensor) -> Tensor:
+    def read_exit(self, block: int, state: Tensor) -> Tensor:
         """Logits ``[B, classes]`` of the exit after ``block``."""
         if block == self.exit_blocks[-1]:
-            return self.adapter.finish(tokens)
-        logits: Tensor = self.heads[str(block)](tokens)
+            return self.adapter.finish(state)
+        logits: Tensor = self.heads[str(block)](Features(self.adapter, block, state))
         return logits
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
-"""Exit heads: from the tokens after a block to the class scores. A registry by name.
+"""Exit heads: from the features after a block to the model's answer. A registry by name.
 
-Every head starts from the *pooled* tokens: the class token where the backbone has one, else the
-mean of the patch tokens.
+A head sees pooled features and the grid, and never what the backbone's own state looks like.
 """
 
 from __future__ import annotations
@@ -11,26 +10,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from search.models.backbones.base import Features, FeatureShape
 from search.registry import Registry
 
 
 class LinearHead(nn.Module):
-    """LayerNorm and one linear layer on the pooled tokens: cheap, and timm's own final head."""
+    """LayerNorm and one linear layer on the pooled features: cheap, and timm's own final head."""
 
-    def __init__(self, width: int, classes: int, prefix_tokens: int, has_class_token: bool) -> None:
+    def __init__(self, shape: FeatureShape, outputs: int) -> None:
         super().__init__()
-        self.prefix_tokens = prefix_tokens
-        self.has_class_token = has_class_token
-        self.norm = nn.LayerNorm(width)
-        self.fc = nn.Linear(width, classes)
+        self.norm = nn.LayerNorm(shape.width)
+        self.fc = nn.Linear(shape.width, outputs)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens ``[B, N, D]`` to logits ``[B, classes]``."""
-        if self.has_class_token:
-            pooled = tokens[:, 0]
-        else:
-            pooled = tokens[:, self.prefix_tokens :].mean(dim=1)
-        logits: Tensor = self.fc(self.norm(pooled))
+    def forward(self, features: Features) -> Tensor:
+        """Map features to logits ``[B, outputs]``."""
+        logits: Tensor = self.fc(self.norm(features.pooled))
         return logits
 
 
@@ -40,26 +34,26 @@ class MlpHead(nn.Module):
     At an early block the class token has gathered little, so the patch mean is read beside it.
     """
 
-    def __init__(self, width: int, classes: int, prefix_tokens: int, has_class_token: bool) -> None:
+    def __init__(self, shape: FeatureShape, outputs: int) -> None:
         super().__init__()
-        self.prefix_tokens = prefix_tokens
-        self.has_class_token = has_class_token
+        width = shape.width
+        self.class_token = shape.class_token
         self.norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width * (2 if has_class_token else 1), width)
+        self.fc1 = nn.Linear(width * (2 if shape.class_token else 1), width)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(width, classes)
+        self.fc2 = nn.Linear(width, outputs)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens ``[B, N, D]`` to logits ``[B, classes]``."""
-        normed = self.norm(tokens)
-        pooled = normed[:, self.prefix_tokens :].mean(dim=1)
-        if self.has_class_token:
-            pooled = torch.cat([normed[:, 0], pooled], dim=-1)
+    def forward(self, features: Features) -> Tensor:
+        """Map features to logits ``[B, outputs]``."""
+        patches = features.grid.flatten(2).transpose(1, 2)
+        pooled = self.norm(patches).mean(dim=1)
+        if self.class_token:
+            pooled = torch.cat([self.norm(features.pooled), pooled], dim=-1)
         logits: Tensor = self.fc2(self.act(self.fc1(pooled)))
         return logits
 
 
-HeadFactory = Callable[[int, int, int, bool], nn.Module]
+HeadFactory = Callable[[FeatureShape, int], nn.Module]
 
 HEADS = Registry(
     "exit head",
@@ -69,7 +63,13 @@ HEADS = Registry(
 
 
 def resolve_head(name: str) -> HeadFactory:
-    """Return the head factory called ``name``; it takes
-    ``(width, classes, prefix_tokens, has_class_token)``."""
+    """Return the head factory called ``name``.
+
+    It takes the shape of the features and the number of outputs, and gives a module that is called
+    with :class:`~search.models.backbones.base.Features`.
+
+    Raises:
+        BadInput: when the name is unknown.
+    """
     factory: HeadFactory = HEADS.resolve(name)
     return factory

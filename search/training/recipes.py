@@ -20,7 +20,7 @@ from search.data.imagefolder import ImageFolderDataset, list_images
 from search.data.splits import Split
 from search.digest import digest_of_bytes
 from search.errors import BadInput, unknown_choice
-from search.models.backbones.vit import adapt
+from search.models.backbones.base import adapt
 from search.models.card import Architecture, Exits, InputSpec, ModelCard
 from search.models.checkpoint import attach_exits, build_backbone, save_checkpoint
 from search.models.early_exit import EarlyExitModel

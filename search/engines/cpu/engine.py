@@ -105,7 +105,7 @@ def is_known(block: Any) -> bool:
         return False
     attention, mlp = block.attn, block.mlp
     return bool(
-        isinstance(attention, ExplicitAttention)
+        type(attention) is ExplicitAttention
         and type(mlp) is Mlp
         and all(_is_plain_norm(norm) for norm in (block.norm1, block.norm2))
         and all(isinstance(scale, (nn.Identity, LayerScale)) for scale in (block.ls1, block.ls2))
@@ -153,10 +153,12 @@ class FastBlock(nn.Module):
         self._alive: list[object] = []  # what the structure points to
         self._room = torch.empty(0, dtype=torch.uint8)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens ``[B, N, D]`` through the block."""
-        if self._parameters_now is None:
-            answer: Tensor = self.block(tokens)
+    def forward(
+        self, tokens: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        """Tokens ``[B, N, D]`` through the block; the kernels know no masks."""
+        if self._parameters_now is None or attn_mask is not None or is_causal:
+            answer: Tensor = self.block(tokens, attn_mask=attn_mask, is_causal=is_causal)
             return answer
         out = tokens.float().contiguous()
         if out is tokens and not self.in_place:

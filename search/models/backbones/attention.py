@@ -38,22 +38,59 @@ class ExplicitAttention(nn.Module):
         self.context = MatMul()
 
     def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+        self,
+        x: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        bias: Tensor | None = None,
     ) -> Tensor:
-        """Map tokens ``[B, N, D]`` to tokens ``[B, N, D]``. Masks are not supported."""
-        if attn_mask is not None or is_causal:
-            raise NotImplementedError("attention masks are not part of image classification")
+        """Map tokens ``[B, N, D]`` to tokens ``[B, N, D]``.
+
+        Args:
+            x: the tokens.
+            attn_mask: see :func:`masked_softmax`.
+            is_causal: whether a token sees only itself and those before it, in place of a mask.
+            bias: added to the scores, broadcast to ``[B, heads, N, N]``.
+
+        Raises:
+            ValueError: for a mask and ``is_causal`` at once.
+        """
+        if is_causal:
+            if attn_mask is not None:
+                raise ValueError("attn_mask and is_causal exclude each other: give one")
+            attn_mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         scores = self.scores(q * self.scale, k.transpose(-2, -1))
-        out = self.context(self.attn_drop(scores.softmax(dim=-1)), v)
+        if bias is not None:
+            scores = scores + bias
+        out = self.context(self.attn_drop(masked_softmax(scores, attn_mask)), v)
         out = self.norm(out.transpose(1, 2).reshape(batch, tokens, -1))
         if self.gate is not None:
             out = out * torch.sigmoid(self.gate(x))
         projected: Tensor = self.proj_drop(self.proj(out))
         return projected
+
+
+def masked_softmax(scores: Tensor, attn_mask: Tensor | None) -> Tensor:
+    """Probabilities ``[B, heads, N, N]``, as in torch's ``scaled_dot_product_attention``.
+
+    Args:
+        scores: ``[B, heads, N, N]``, queries before keys.
+        attn_mask: broadcast to the scores: True where a query sees a key, or numbers that are
+            added; a query that sees no key has no probability anywhere.
+    """
+    if attn_mask is None:
+        return scores.softmax(dim=-1)
+    if attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    else:
+        scores = scores + attn_mask
+    blind = (scores == -torch.inf).all(dim=-1, keepdim=True)
+    # Before the softmax as well: otherwise NaN would come back with the gradients.
+    return scores.masked_fill(blind, 0.0).softmax(dim=-1).masked_fill(blind, 0.0)
 
 
 def make_attention_explicit(model: nn.Module) -> int:

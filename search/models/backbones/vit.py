@@ -1,50 +1,21 @@
-"""Backbone adapters: one view of every timm family, in blocks that an exit can follow.
-
-An adapter says how a backbone turns images into tokens, how it runs one block, how it ends, and
-which part of the network a module belongs to. Everything above it (heads, ledger, quantizers,
-traces) sees only this Protocol.
-"""
+"""timm's Vision Transformers whose state is a row of tokens of one width."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
-from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from search.cost import Part
 from search.errors import BadInput
 from search.models.backbones.attention import make_attention_explicit
+from search.models.backbones.base import FeatureShape, check_exits
 
 
-class BackboneAdapter(Protocol):
-    """What an early-exit model needs of a backbone."""
-
-    num_blocks: int
-    prefix_tokens: int
-    has_class_token: bool
-
-    def width(self, block: int) -> int:
-        """Token width after block ``block`` (1-based)."""
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Images ``[B, C, H, W]`` to the tokens ``[B, N, D]`` that enter block 1."""
-
-    def run_block(self, block: int, tokens: Tensor) -> Tensor:
-        """Tokens through block ``block`` (1-based)."""
-
-    def finish(self, tokens: Tensor) -> Tensor:
-        """Tokens after the last block to logits, by the backbone's own norm, pool and head."""
-
-    def place(self, name: str) -> tuple[Part, int]:
-        """Part of the network and block (0 for the embedding) of the submodule ``name``."""
-
-
-class VitAdapter:
-    """timm's ``VisionTransformer`` and ``VisionTransformerDistilled``.
+class VitBackbone:
+    """timm's ``VisionTransformer`` and ``VisionTransformerDistilled``; states are ``[B, N, D]``.
 
     Class, register and distillation tokens are supported; attention pooling is not, since its
     products could be neither counted nor quantized here.
@@ -64,11 +35,17 @@ class VitAdapter:
             )
         self.backbone = backbone
         self.num_blocks = len(backbone.blocks)
-        self.prefix_tokens = int(backbone.num_prefix_tokens)
-        self.has_class_token = bool(backbone.has_class_token)
+        height, width = backbone.patch_embed.grid_size
+        self._shape = FeatureShape(
+            int(backbone.embed_dim), (int(height), int(width)), bool(backbone.has_class_token)
+        )
+        self._prefix = int(backbone.num_prefix_tokens)
 
-    def width(self, block: int) -> int:
-        return int(self.backbone.embed_dim)
+    def attach(self, exit_blocks: Sequence[int]) -> None:
+        check_exits(exit_blocks, self.num_blocks)
+
+    def shape(self, block: int) -> FeatureShape:
+        return self._shape
 
     def embed(self, images: Tensor) -> Tensor:
         model = self.backbone
@@ -77,13 +54,28 @@ class VitAdapter:
         )
         return tokens
 
-    def run_block(self, block: int, tokens: Tensor) -> Tensor:
-        out: Tensor = self.backbone.blocks[block - 1](tokens)
+    def run_block(self, block: int, state: Tensor) -> Tensor:
+        out: Tensor = self.backbone.blocks[block - 1](state)
         return out
 
-    def finish(self, tokens: Tensor) -> Tensor:
-        logits: Tensor = self.backbone.forward_head(self.backbone.norm(tokens))
+    def finish(self, state: Tensor) -> Tensor:
+        logits: Tensor = self.backbone.forward_head(self.backbone.norm(state))
         return logits
+
+    def pooled(self, block: int, state: Tensor) -> Tensor:
+        if self._shape.class_token:
+            return state[:, 0]
+        return state[:, self._prefix :].mean(dim=1)
+
+    def grid(self, block: int, state: Tensor) -> Tensor:
+        patches, (height, width) = state[:, self._prefix :], self._shape.grid
+        if patches.shape[1] != height * width:
+            raise BadInput(
+                f"{patches.shape[1]} patches do not fill the model's grid of {height}x{width}, "
+                "which its exit heads read: give images of the model's size, without dropping "
+                "patches"
+            )
+        return patches.transpose(1, 2).reshape(len(patches), -1, height, width)
 
     def place(self, name: str) -> tuple[Part, int]:
         if name.startswith("patch_embed"):
@@ -91,24 +83,3 @@ class VitAdapter:
         if match := re.match(r"blocks\.(\d+)\.", name):
             return "block", int(match.group(1)) + 1
         return "head", self.num_blocks
-
-
-ADAPTERS: dict[type[nn.Module], Callable[[Any], BackboneAdapter]] = {
-    VisionTransformer: VitAdapter,
-    VisionTransformerDistilled: VitAdapter,
-}
-
-
-def adapt(backbone: nn.Module) -> BackboneAdapter:
-    """Wrap a timm backbone.
-
-    Raises:
-        BadInput: when no adapter knows its class.
-    """
-    factory = ADAPTERS.get(type(backbone))
-    if factory is None:
-        known = ", ".join(sorted(kind.__name__ for kind in ADAPTERS))
-        raise BadInput(
-            f"no adapter for timm models of class {type(backbone).__name__}: supported are {known}"
-        )
-    return factory(backbone)

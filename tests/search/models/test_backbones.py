@@ -11,6 +11,7 @@ import torch
 from timm.layers.attention import Attention
 
 from search.models.backbones.attention import ExplicitAttention
+from search.models.backbones.base import Features, FeatureShape, adapt
 from search.models.checkpoint import attach_exits
 
 TINY = {"img_size": 64, "embed_dim": 48, "num_heads": 3, "depth": 3}
@@ -55,7 +56,7 @@ def test_exits_answer_as_timm_does(case: str):
     with torch.inference_mode():
         expected = original(images)
         answers = model(images)
-        early = model.heads[str(exits[0])](tokens[exits[0]])
+        early = model.read_exit(exits[0], tokens[exits[0]])
     assert answers.shape == (3, 2, 10)
     assert expected.std() > 0.1
     torch.testing.assert_close(answers[:, 1], expected, rtol=1e-4, atol=1e-4)
@@ -78,8 +79,109 @@ def test_explicit_attention_is_timms_attention(options: dict[str, Any]):
     tokens = torch.randn(2, 7, 24) * 3
     expected = attention(tokens)
     torch.testing.assert_close(ExplicitAttention(attention)(tokens), expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(NotImplementedError, match="mask"):
-        ExplicitAttention(attention)(tokens, is_causal=True)
+
+
+def masks(tokens: int) -> dict[str, dict[str, Any]]:
+    generator = torch.Generator().manual_seed(3)
+    seen = torch.rand(2, 1, tokens, tokens, generator=generator) < 0.6
+    seen[..., 0] = True
+    blind = seen.clone()
+    blind[1, :, 2] = False
+    added = torch.randn(3, tokens, tokens, generator=generator) * 2
+    return {
+        "bool": {"attn_mask": seen},
+        "bool-2d": {"attn_mask": seen[0, 0]},
+        "a-query-that-sees-nothing": {"attn_mask": blind},
+        "float": {"attn_mask": added},
+        "float-infinite": {"attn_mask": added.masked_fill(~blind, -torch.inf)},
+        "causal": {"is_causal": True},
+    }
+
+
+@pytest.mark.parametrize("case", masks(7))
+def test_masked_attention_and_its_gradients_are_torchs_own(case: str):
+    torch.manual_seed(0)
+    attention = Attention(24, num_heads=3, qk_norm=True, norm_layer=torch.nn.LayerNorm).eval()
+    attention.fused_attn = True  # timm then calls scaled_dot_product_attention
+    tokens = (torch.randn(2, 7, 24) * 3).requires_grad_()
+    expected = attention(tokens, **masks(7)[case])
+    found = ExplicitAttention(attention)(tokens, **masks(7)[case])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    weights = torch.randn_like(expected)
+    wanted = torch.autograd.grad((expected * weights).sum(), tokens)
+    got = torch.autograd.grad((found * weights).sum(), tokens)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found, attention(tokens), atol=1e-2), "the mask must matter"
+
+
+def test_a_bias_is_added_to_the_scores_beside_a_mask():
+    torch.manual_seed(0)
+    attention = Attention(24, num_heads=3).eval()
+    attention.fused_attn = True
+    tokens, bias = torch.randn(2, 7, 24) * 3, torch.randn(3, 7, 7) * 2
+    seen = masks(7)["bool"]["attn_mask"]
+    explicit = ExplicitAttention(attention)
+    torch.testing.assert_close(
+        explicit(tokens, bias=bias), attention(tokens, attn_mask=bias), rtol=1e-5, atol=1e-6
+    )
+    torch.testing.assert_close(
+        explicit(tokens, attn_mask=seen, bias=bias),
+        attention(tokens, attn_mask=bias.masked_fill(~seen, -torch.inf)),
+        rtol=1e-5, atol=1e-6,
+    )  # fmt: skip
+
+
+def test_a_mask_and_causality_at_once_are_refused():
+    explicit = ExplicitAttention(Attention(24, num_heads=3))
+    with pytest.raises(ValueError, match="exclude each other"):
+        explicit(torch.randn(1, 4, 24), attn_mask=torch.ones(4, 4).bool(), is_causal=True)
+
+
+KINDS = {
+    "class-token": {"class_token": True, "global_pool": "token"},
+    "class-token-and-registers": {"class_token": True, "global_pool": "avg", "reg_tokens": 2},
+    "registers": {"class_token": False, "global_pool": "avg", "reg_tokens": 2},
+    "patches-only": {"class_token": False, "global_pool": "avg"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pooled_features_and_grid_are_timms_own(kind: str):
+    torch.manual_seed(0)
+    options: dict[str, Any] = {**TINY, "img_size": (32, 64), **KINDS[kind]}
+    backbone = timm.create_model("vit_tiny_patch16_224", **options).eval()
+    adapter = adapt(backbone)
+    images = torch.randn(3, 3, 32, 64)
+    with torch.inference_mode():
+        # timm's own view of a block's output: the map without prefix tokens, and these beside it.
+        (expected, prefix), *_ = (
+            backbone.forward_intermediates(
+                images, indices=[0], return_prefix_tokens=True, intermediates_only=True
+            )
+            if kind != "patches-only"
+            else (
+                (
+                    backbone.forward_intermediates(images, indices=[0], intermediates_only=True)[0],
+                    None,
+                ),
+            )
+        )
+        state = adapter.run_block(1, adapter.embed(images))
+    features = Features(adapter, 1, state)
+    has_class_token = KINDS[kind]["class_token"]
+    assert adapter.shape(1) == FeatureShape(48, (2, 4), has_class_token)
+    torch.testing.assert_close(features.grid, expected, rtol=0, atol=0)
+    pooled = prefix[:, 0] if has_class_token else expected.mean(dim=(2, 3))
+    torch.testing.assert_close(features.pooled, pooled, rtol=1e-5, atol=1e-6)
+
+
+def test_a_state_that_does_not_fill_the_grid_has_none(refused):
+    backbone = timm.create_model("vit_tiny_patch16_224", **TINY, patch_drop_rate=0.5).train()
+    adapter = adapt(backbone)
+    state = adapter.embed(torch.randn(2, 3, 64, 64))
+    assert adapter.pooled(1, state).shape == (2, 48)
+    with refused("8 patches", "4x4"):
+        adapter.grid(1, state)
 
 
 def test_adapting_keeps_names_and_values_of_parameters():
