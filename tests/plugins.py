@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from running import ROOT
+
 
 def write_distribution(
     folder: Path,
@@ -29,3 +31,10 @@ def write_distribution(
     for group, members in entry_points.items():
         lines += [f"[{group}]", *(f"{member} = {value}" for member, value in members.items())]
     (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
+
+
+def documented(file: str) -> str:
+    """The source of ``file`` as ``docs/architecture.md`` shows it."""
+    blocks = (ROOT / "docs" / "architecture.md").read_text().split("```python\n")[1:]
+    sources = [block.partition("```")[0] for block in blocks]
+    return next(source for source in sources if source.startswith(f"# {file}\n"))
