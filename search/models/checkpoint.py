@@ -75,13 +75,7 @@ def build_backbone(
 def build_model(card: ModelCard) -> EarlyExitModel:
     """Build the model of a card with random weights."""
     backbone = build_backbone(card.architecture, len(card.classes))
-    return attach_exits(backbone, card.exits.blocks, card.exits.head, len(card.classes))
-
-
-def attach_exits(
-    backbone: torch.nn.Module, blocks: tuple[int, ...], head: str, classes: int
-) -> EarlyExitModel:
-    return EarlyExitModel(backbone, blocks, head, classes)
+    return EarlyExitModel(backbone, card.exits.blocks, card.exits.head, len(card.classes))
 
 
 def save_checkpoint(model: EarlyExitModel, card: ModelCard, weights: Path) -> ModelCard:

@@ -22,7 +22,7 @@ from search.digest import digest_of_bytes
 from search.errors import BadInput, unknown_choice
 from search.models.backbones.base import adapt
 from search.models.card import Architecture, Exits, InputSpec, ModelCard
-from search.models.checkpoint import attach_exits, build_backbone, save_checkpoint
+from search.models.checkpoint import build_backbone, save_checkpoint
 from search.models.early_exit import EarlyExitModel
 from search.training.data import FolderData
 from search.training.loop import ArrayData, EpochReport, TrainingData, TrainRecipe, train
@@ -77,7 +77,7 @@ def train_recipe(
     backbone, data, held_out, card = prepare(
         Request(folder, timm_model, pretrained, exits, head or "linear")
     )
-    model = attach_exits(backbone, card.exits.blocks, card.exits.head, len(card.classes))
+    model = EarlyExitModel(backbone, card.exits.blocks, card.exits.head, len(card.classes))
     parameters = sum(p.numel() for p in model.parameters())
     say(f"training {card.name}: {parameters} parameters, {len(data)} images, {recipe}")
     started = time.monotonic()

@@ -67,11 +67,11 @@ def load(model_name: str, quick: bool) -> tuple[Any, list[Any], list[Any], tuple
         )
     import timm
 
-    from search.models.checkpoint import attach_exits
+    from search.models.early_exit import EarlyExitModel
 
     torch.manual_seed(0)
     backbone = timm.create_model("deit_tiny_patch16_224")
-    model = attach_exits(backbone, (3, 6, 9, 12), "linear", 1000).eval().requires_grad_(False)
+    model = EarlyExitModel(backbone, (3, 6, 9, 12), "linear", 1000).eval().requires_grad_(False)
     images = torch.randn(32 if quick else DEIT_IMAGES, 3, 224, 224)
     return model, list(images.split(32)), [images[:32]], (3, 224, 224)
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from search.cost import Ledger, Op
-from search.models.checkpoint import attach_exits, build_backbone
+from search.models.checkpoint import build_backbone
+from search.models.early_exit import EarlyExitModel
 from search.policy import QUANTIZED_BITS, Bits, Policy
 from search.training.recipes import FASHION_ARCHITECTURE
 
@@ -39,7 +40,7 @@ def model_and_shape(request: pytest.FixtureRequest):
         backbone = build_backbone(FASHION_ARCHITECTURE, 10)
     else:
         backbone = timm.create_model(name, num_classes=10, **kwargs)
-    return attach_exits(backbone, exits, head, 10).eval(), shape
+    return EarlyExitModel(backbone, exits, head, 10).eval(), shape
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_total_macs_are_half_of_torchs_flops(model_and_shape, ledger: Ledger):
 def test_a_block_of_vit_tiny_follows_the_closed_formula():
     backbone = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=10)
     ops = {
-        op.name: op for op in attach_exits(backbone, (1,), "linear", 10).ledger((3, 224, 224)).ops
+        op.name: op for op in EarlyExitModel(backbone, (1,), "linear", 10).ledger((3, 224, 224)).ops
     }
     tokens, width = 14 * 14 + 1, 192
     expected = {

@@ -24,7 +24,6 @@ from search.engines.cpu.engine import FastEngine
 from search.engines.reference import ReferenceEngine
 from search.errors import BadInput
 from search.evaluate import Evaluator
-from search.models.checkpoint import attach_exits
 from search.models.early_exit import EarlyExitModel
 from search.quantize.calibration import calibrate
 from search.quantize.kept import KeptTensors
@@ -122,7 +121,7 @@ def test_other_shapes(name: str, images: int) -> None:
     backbone = timm.create_model(
         "vit_tiny_patch16_224", img_size=48, patch_size=8, num_classes=5, **(SMALL | SHAPES[name])
     )
-    model = attach_exits(backbone, (1, 2), "linear", 5).eval().requires_grad_(False)
+    model = EarlyExitModel(backbone, (1, 2), "linear", 5).eval().requires_grad_(False)
     for block in model.backbone.blocks:
         for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
             layer.weight *= 12
@@ -151,7 +150,7 @@ def test_what_the_kernels_do_not_know_runs_as_in_the_reference_engine() -> None:
         "vit_tiny_patch16_224", img_size=32, embed_dim=64, num_heads=2, depth=2, num_classes=5,
         qk_norm=True,
     )  # fmt: skip
-    model = attach_exits(backbone, (1, 2), "linear", 5).eval().requires_grad_(False)
+    model = EarlyExitModel(backbone, (1, 2), "linear", 5).eval().requires_grad_(False)
     pictures = torch.randn(4, 3, 32, 32)
     reference, fast = engines_of(model, pictures)
     assert fast.fast_blocks == []

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from search.cost import Ledger
 from search.engines.reference import ReferenceEngine
-from search.models.checkpoint import attach_exits
 from search.models.early_exit import EarlyExitModel
 from search.quantize.histograms import Histogram
 from search.quantize.ranges import resolve_quantizer
@@ -181,4 +180,4 @@ def test_the_bits_of_every_layer_reach_the_answer(
 def test_layers_with_a_forward_of_their_own_are_refused(refused):
     backbone = timm.create_model("vit_tiny_r_s16_p8_224", depth=1, num_classes=10)
     with refused("StdConv2dSame", "neither counted nor quantized"):
-        attach_exits(backbone, (1,), "linear", 10)
+        EarlyExitModel(backbone, (1,), "linear", 10)

@@ -12,7 +12,7 @@ from timm.layers.attention import Attention
 
 from search.models.backbones.attention import ExplicitAttention
 from search.models.backbones.base import Features, FeatureShape, adapt
-from search.models.checkpoint import attach_exits
+from search.models.early_exit import EarlyExitModel
 
 TINY = {"img_size": 64, "embed_dim": 48, "num_heads": 3, "depth": 3}
 SUPPORTED: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
@@ -49,7 +49,7 @@ def test_exits_answer_as_timm_does(case: str):
     for number, block in enumerate(original.blocks, start=1):
         block.register_forward_hook(lambda *args, n=number: tokens.update({n: args[2]}))
 
-    model = attach_exits(backbone, exits, "linear", 10).eval()
+    model = EarlyExitModel(backbone, exits, "linear", 10).eval()
     images = torch.randn(
         3, *backbone.patch_embed.proj.weight.shape[1:2], *backbone.patch_embed.img_size
     )
@@ -187,7 +187,7 @@ def test_a_state_that_does_not_fill_the_grid_has_none(refused):
 def test_adapting_keeps_names_and_values_of_parameters():
     backbone = timm.create_model("vit_tiny_patch16_224", **TINY)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    attach_exits(backbone, (3,), "linear", 1000)
+    EarlyExitModel(backbone, (3,), "linear", 1000)
     after = backbone.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -218,10 +218,10 @@ def test_adapting_keeps_names_and_values_of_parameters():
 def test_unsupported_backbones_are_refused(name, kwargs, exits, words, refused):
     backbone = timm.create_model(name, **kwargs)
     with refused(*words):
-        attach_exits(backbone, exits, "linear", 1000)
+        EarlyExitModel(backbone, exits, "linear", 1000)
 
 
 @pytest.mark.parametrize("exits", [(1, 2), (2, 1, 3), (1, 1, 3), (0, 3), (1, 4), (3, 4)], ids=str)
 def test_exits_that_do_not_ascend_to_the_depth_are_refused(exits: tuple[int, ...], refused):
     with refused(list(exits), "3 blocks", "end with 3"):
-        attach_exits(timm.create_model("vit_tiny_patch16_224", **TINY), exits, "linear", 10)
+        EarlyExitModel(timm.create_model("vit_tiny_patch16_224", **TINY), exits, "linear", 10)

@@ -16,7 +16,7 @@ from search.data import fashion
 from search.data.batches import normalized_batches
 from search.data.imagefolder import ImageFolderDataset
 from search.models.card import Architecture
-from search.models.checkpoint import attach_exits, build_backbone, load_checkpoint
+from search.models.checkpoint import build_backbone, load_checkpoint
 from search.models.early_exit import EarlyExitModel
 from search.training.loop import ArrayData, EpochReport, TrainRecipe, exit_loss, train
 from search.training.recipes import train_recipe
@@ -124,7 +124,7 @@ def tiny_model(seed: int = 0) -> EarlyExitModel:
         stem="conv",
     )  # fmt: skip
     torch.manual_seed(seed)
-    return attach_exits(build_backbone(architecture, 10), (1, 2), "linear", 10)
+    return EarlyExitModel(build_backbone(architecture, 10), (1, 2), "linear", 10)
 
 
 @pytest.fixture(scope="module")
