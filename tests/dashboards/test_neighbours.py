@@ -89,9 +89,8 @@ def test_neighbours_differ_in_one_choice(make_snapshot: MakeSnapshot) -> None:
 
 def test_another_model_or_other_fixed_bits_are_no_neighbours(make_snapshot: MakeSnapshot) -> None:
     near = make_policy((4, 5), (4, 4))
-    snapshot = make_snapshot(
-        make_policy((4, 4), (4, 4)), recorded(2, near, "a" * 64), replace(near, head_bits=32)
-    )
+    wide_heads = replace(near, bits=replace(near.bits, head=32))
+    snapshot = make_snapshot(make_policy((4, 4), (4, 4)), recorded(2, near, "a" * 64), wide_heads)
     assert len(snapshot.rows) == 3
     assert neighbours(snapshot, 0) == []
     assert bit_worth(snapshot, 0) == []

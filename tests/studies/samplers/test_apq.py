@@ -92,12 +92,7 @@ def test_recovered_models_and_policies_outside_the_space_are_no_parents(
     work(store, 4)
     record = store.get("small")
     better = measure(record.space.uniform(5, 0.5))
-    full = measure(
-        record.space.uniform(8, 0.5).at_full_depth()
-    )  # fmt: skip
-    outside = type(full.policy)(
-        "block", (32, 32), (32, 32), full.policy.thresholds, 32, 32
-    )  # fmt: skip
+    outside = record.space.policy(record.space.full_precision(), 1.0)
     contribute(
         store,
         "small",

@@ -154,7 +154,7 @@ def test_its_distributions_are_those_of_a_claimed_trial(store: StudyStore) -> No
 def test_what_is_outside_the_space_stands_by_itself(store: StudyStore) -> None:
     for policy in (
         full_precision(store),
-        dataclasses.replace(uniform(store, 4), head_bits=6),
+        space_of(store).policy(dataclasses.replace(uniform(store, 4).bits, head=6), 0.8),
         uniform(store, 4).with_thresholds([0.1, 0.0]),  # below the lowest of the space
     ):
         evaluation = measure(policy)
