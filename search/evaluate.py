@@ -1,28 +1,23 @@
-"""From a policy to its trace: quantize, run every exit once over a split, remember.
+"""From a policy to its trace: run every exit once over a split, remember.
 
 The trace depends on the bits alone, so it is looked up under their digest together with the
-digests of everything else it depends on; on a hit, torch does not run.
+digests of everything else it depends on; on a hit, the model does not run. No torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from search.cost import Ledger
-from search.data.batches import normalized_batches
 from search.data.splits import Split
 from search.digest import digest_of
-from search.engines.reference import ReferenceEngine
 from search.models.card import RECOVERED_FROM, ModelCard
 from search.policy import Bits, Policy
-from search.quantized import QuantizedModel
 from search.results import Evaluation, evaluate_trace
 from search.tasks import Task
 from search.thresholds.racing import race_order
@@ -41,9 +36,42 @@ class TraceCache(Protocol):
         """Keep ``trace`` under ``key``."""
 
 
+class TracedModel(Protocol):
+    """What answers images at any bits. A ``QuantizedModel`` is one."""
+
+    @property
+    def card(self) -> ModelCard:
+        """Names the model and what it was trained for."""
+
+    @property
+    def task(self) -> Task:
+        """What the model's heads answer."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The model's operations for one image."""
+
+    @property
+    def calibration(self) -> Split:
+        """The images that set the quantizer's ranges."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Everything that its answers depend on but the bits: plain values, ``device`` one."""
+
+    def run(self, bits: Bits, split: Split) -> Iterator[ExitTrace]:
+        """The trace of every batch of a split at ``bits``, whatever else runs meanwhile."""
+
+    def run_full_precision(self, split: Split) -> Iterator[ExitTrace]:
+        """The trace of every batch of a split without quantization."""
+
+
+Model = TypeVar("Model", bound=TracedModel)
+
+
 @dataclass
-class Evaluator:
-    """Evaluates policies of one quantized model on one split.
+class Evaluator(Generic[Model]):
+    """Evaluates policies of one model on one split.
 
     Attributes:
         quantized: the model.
@@ -51,7 +79,7 @@ class Evaluator:
         cache: where traces are looked up first, or None to compute every one.
     """
 
-    quantized: QuantizedModel
+    quantized: Model
     split: Split
     cache: TraceCache | None = None
 
@@ -142,14 +170,7 @@ class Evaluator:
 
     def _race(self, bits: Bits) -> Iterator[ExitTrace]:
         """The trace of every batch in the order of the race."""
-        widths, engine = self.ledger.widths(bits), self.quantized.engine
-        batches = self._traces(engine.run, self.split.take(self._order(bits)), engine.name)
-        while True:
-            engine.set_bits(widths)  # whoever looked may have used the engine meanwhile
-            part = next(batches, None)
-            if part is None:
-                return
-            yield part
+        return self.quantized.run(bits, self.split.take(self._order(bits)))
 
     def full_precision_trace(self) -> ExitTrace:
         """The trace of the model as it was trained, from the cache or computed once.
@@ -164,14 +185,12 @@ class Evaluator:
             {
                 "full precision": self.card.digest,
                 "split": self.split.digest,
-                "device": torch.device(self.quantized.device).type,
+                "device": self.quantized.identity["device"],
             }
         )
         if self.cache is not None and (known := self.cache.load(key)) is not None:
             return known
-        model = self.quantized.model.to(self.quantized.device)
-        with torch.inference_mode():
-            trace = self._run(model)
+        trace = ExitTrace.joined(list(self.quantized.run_full_precision(self.split)))
         if self.cache is not None:
             self.cache.store(key, trace)
         return trace
@@ -195,28 +214,8 @@ class Evaluator:
         reference = self.full_precision_trace() if held else None
         return evaluate_trace(policy, trace, self.ledger, self.task, reference)
 
-    def _run(self, outputs_of: Callable[[Tensor], Tensor]) -> ExitTrace:
-        return ExitTrace.joined(list(self._traces(outputs_of, self.split, ReferenceEngine.name)))
 
-    def _traces(
-        self, outputs_of: Callable[[Tensor], Tensor], split: Split, engine: str
-    ) -> Iterator[ExitTrace]:
-        """The trace of every batch of a split, as it is computed."""
-        done = 0
-        for images in normalized_batches(split, self.card.input, device=self.quantized.device):
-            outputs = outputs_of(images).float().cpu().numpy()
-            targets = split.targets[done : done + len(outputs)]
-            done += len(outputs)
-            exits = range(outputs.shape[1])
-            yield ExitTrace(
-                np.stack([self.task.confidence(outputs[:, e]) for e in exits], axis=1),
-                np.stack([self.task.statistic(outputs[:, e], targets) for e in exits], axis=1),
-                self.ledger.exit_blocks,
-                engine,
-            )
-
-
-def measure_reference(evaluator: Evaluator) -> float:
+def measure_reference(evaluator: Evaluator[Model]) -> float:
     """The metric in full precision at full depth: what every policy is held against."""
     trace = evaluator.full_precision_trace()
     return evaluator.task.score(trace.statistic[:, -1]).value

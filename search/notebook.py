@@ -14,9 +14,11 @@ from search.cost import Ledger
 from search.display import compact, html_table
 from search.errors import ExitbitsError
 from search.evaluate import Evaluator
+from search.loading import CALIBRATION_IMAGES, open_checkpoint
 from search.models.bundled import BUNDLED
-from search.opening import CALIBRATION_IMAGES, OpenedModel, open_model
+from search.opening import OpenedModel
 from search.policy import Bits, Granularity, Policy
+from search.quantized import QuantizedModel
 from search.results import Evaluation
 from search.space import PolicySpace
 from search.thresholds.candidates import ExitChoices
@@ -52,7 +54,7 @@ def load(
     """
     named = f"bundled:{checkpoint}" if checkpoint in BUNDLED else checkpoint
     return Model(
-        open_model(
+        open_checkpoint(
             named,
             dataset,
             path,
@@ -84,10 +86,10 @@ class Model:
         opened: model and data set.
     """
 
-    def __init__(self, opened: OpenedModel) -> None:
+    def __init__(self, opened: OpenedModel[QuantizedModel]) -> None:
         self.opened = opened
         self._traces = _Memory()
-        self._evaluators: dict[str, Evaluator] = {}
+        self._evaluators: dict[str, Evaluator[QuantizedModel]] = {}
 
     @property
     def name(self) -> str:
@@ -108,7 +110,7 @@ class Model:
         """
         return PolicySpace.from_ledger(self.ledger, granularity, **options)
 
-    def on(self, split: str = "search") -> Evaluator:
+    def on(self, split: str = "search") -> Evaluator[QuantizedModel]:
         """What evaluates this model on ``search``, ``order`` or ``certify``."""
         if split not in self._evaluators:
             images = self.opened.split(split)

@@ -1,30 +1,34 @@
-"""From a checkpoint and a data set to a quantized model with its images. Needs torch."""
+"""From what a study names to a model with its data: checkpoints, and models of other kinds.
+
+A checkpoint is ``bundled:NAME`` or a file; another scheme before a colon names another kind of
+model. Plain: torch is loaded with the first real checkpoint.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import import_module
+from typing import Any, Generic
 
-from search.data import open_dataset
 from search.data.splits import Dataset, Split
-from search.errors import BadInput
-from search.models.bundled import checkpoint_path
-from search.models.checkpoint import load_checkpoint
-from search.quantized import CalibrationCache, QuantizedModel
+from search.evaluate import Model, TracedModel
+from search.models.bundled import BUNDLED_SCHEME, checkpoint_digest
+from search.registry import Registry
 
-CALIBRATION_IMAGES = 512
+MODELS = Registry("kind of model", "exitbits.models", {"recorded": "search.testing:open_recorded"})
 
 
 @dataclass(frozen=True)
-class OpenedModel:
-    """A quantized model and the data set that it is for.
+class OpenedModel(Generic[Model]):
+    """A model and the data set that it is for.
 
     Attributes:
         quantized: the model.
-        dataset: whose images it reads; the calibration images are of its training part.
+        dataset: whose samples it reads; the calibration samples are of its training part.
     """
 
-    quantized: QuantizedModel
+    quantized: Model
     dataset: Dataset
 
     def split(self, name: str) -> Split:
@@ -32,48 +36,42 @@ class OpenedModel:
         return self.dataset.split(name)
 
 
+def is_path(checkpoint: str) -> bool:
+    """Whether a checkpoint's name is a file's, not one with a scheme."""
+    scheme, colon, _ = checkpoint.partition(":")
+    return not colon or (scheme != BUNDLED_SCHEME and scheme not in MODELS)
+
+
 def open_model(
-    checkpoint: str,
-    dataset: str | None = None,
-    path: str | None = None,
-    *,
-    calibration_images: int = CALIBRATION_IMAGES,
-    quantizer: str = "mse",
-    engine: str = "fast",
-    device: str = "cpu",
-    calibrations: CalibrationCache | None = None,
-) -> OpenedModel:
-    """Load a model and open its data set.
+    checkpoint: str, dataset: str | None = None, path: str | None = None, **options: Any
+) -> OpenedModel[Any]:
+    """Open whatever model a checkpoint's name stands for, with its data.
 
     Args:
-        checkpoint: ``bundled:NAME``, or a safetensors file with its card beside it.
-        dataset: a data set's name in the registry; None for the one that the card names.
-        path: where its files lie; None for one that is bundled.
-        calibration_images: how many images set the quantizer's ranges, 1 up.
-        quantizer, engine: their names in the registries.
-        device: where the model runs.
-        calibrations: where what calibration saw is kept.
+        checkpoint: ``bundled:NAME``, a safetensors file with its card beside it, or the name of a
+            model of another kind, such as ``recorded:NAME``.
+        dataset, path, options: as :func:`search.loading.open_checkpoint` takes them; other kinds
+            bring their own data.
 
     Raises:
-        BadInput: when either cannot be used, or they do not belong together.
+        BadInput: when model or data cannot be used, or they do not belong together.
     """
-    model, card = load_checkpoint(checkpoint_path(checkpoint))
-    name = dataset or card.data.get("dataset")
-    if name is None:
-        raise BadInput(f"the card of {checkpoint!r} names no data set: give one")
-    opened = open_dataset(name, Path(path).expanduser() if path else None, card.input)
-    if opened.classes != card.classes:
-        raise BadInput(
-            f"the model knows {len(card.classes)} classes ({card.classes[0]}, ...), the data "
-            f"{len(opened.classes)} ({opened.classes[0]}, ...): they must be the same"
-        )
-    quantized = QuantizedModel(
-        model=model,
-        card=card,
-        calibration=opened.split("calibration").head(calibration_images),
-        quantizer=quantizer,
-        engine_name=engine,
-        device=device,
-        calibrations=calibrations,
-    )
-    return OpenedModel(quantized, opened)
+    scheme, _, name = checkpoint.partition(":")
+    if not is_path(checkpoint) and scheme != BUNDLED_SCHEME:
+        opened: OpenedModel[TracedModel] = MODELS.resolve(scheme)(name)
+        return opened
+    load: Callable[..., OpenedModel[Any]] = import_module("search.loading").open_checkpoint
+    return load(checkpoint, dataset, path, **options)
+
+
+def model_digest(checkpoint: str) -> str:
+    """Digest of the model that a checkpoint's name stands for as it is now.
+
+    Raises:
+        BadInput: when a file of it cannot be read.
+    """
+    scheme, _, name = checkpoint.partition(":")
+    if not is_path(checkpoint) and scheme != BUNDLED_SCHEME:
+        opened: OpenedModel[TracedModel] = MODELS.resolve(scheme)(name)
+        return opened.quantized.card.digest
+    return checkpoint_digest(checkpoint)

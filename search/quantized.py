@@ -6,13 +6,15 @@ chose is worked out once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
 import timm
 import torch
+from torch import Tensor
 
 from search.caching import processor
 from search.cost import Ledger
@@ -23,11 +25,13 @@ from search.engines.base import Engine, EngineKind, resolve_engine
 from search.engines.reference import ReferenceEngine
 from search.models.card import ModelCard
 from search.models.early_exit import EarlyExitModel
+from search.policy import Bits
 from search.quantize import calibration
 from search.quantize.histograms import Histogram
 from search.quantize.qparams import ModelQParams
 from search.quantize.ranges import resolve_quantizer
 from search.tasks import Task, resolve_task
+from search.trace import ExitTrace
 
 
 class CalibrationCache(Protocol):
@@ -98,6 +102,42 @@ class QuantizedModel:
             "engine": [kind.name, kind.version],
             "device": torch.device(self.device).type,
         }
+
+    def run(self, bits: Bits, split: Split) -> Iterator[ExitTrace]:
+        """The trace of every batch of a split at ``bits``, whatever else runs meanwhile.
+
+        Raises:
+            BadInput: when the bits do not fit the model.
+        """
+        widths, engine = self.ledger.widths(bits), self.engine
+        batches = self._traces(engine.run, split, engine.name)
+        while True:
+            engine.set_bits(widths)  # whoever looked may have used the engine meanwhile
+            part = next(batches, None)
+            if part is None:
+                return
+            yield part
+
+    @torch.inference_mode()
+    def run_full_precision(self, split: Split) -> Iterator[ExitTrace]:
+        """The trace of every batch of a split by the model as it was trained."""
+        yield from self._traces(self.model.to(self.device), split, ReferenceEngine.name)
+
+    def _traces(
+        self, outputs_of: Callable[[Tensor], Tensor], split: Split, engine: str
+    ) -> Iterator[ExitTrace]:
+        done = 0
+        for images in normalized_batches(split, self.card.input, device=self.device):
+            outputs = outputs_of(images).float().cpu().numpy()
+            targets = split.targets[done : done + len(outputs)]
+            done += len(outputs)
+            exits = range(outputs.shape[1])
+            yield ExitTrace(
+                np.stack([self.task.confidence(outputs[:, e]) for e in exits], axis=1),
+                np.stack([self.task.statistic(outputs[:, e], targets) for e in exits], axis=1),
+                self.ledger.exit_blocks,
+                engine,
+            )
 
     def _seen(self) -> dict[str, Histogram]:
         """What calibration saw of every operand, from the cache or from two passes.

@@ -59,7 +59,9 @@ class Split:
 class Dataset(Protocol):
     """A source of splits."""
 
-    classes: tuple[str, ...]
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of the targets' numbers."""
 
     def split(self, name: str) -> Split:
         """Return a split by name; unknown names raise ``BadInput``."""

@@ -9,6 +9,7 @@ from search.digest import digest_of_file
 from search.errors import BadInput, unknown_choice
 from search.models.card import card_path, read_card
 
+BUNDLED_SCHEME = "bundled"
 BUNDLED = ("fashion",)
 
 
@@ -19,7 +20,7 @@ def checkpoint_path(name: str) -> Path:
         BadInput: for an unknown bundled model.
     """
     prefix, _, bundled = name.partition(":")
-    if prefix != "bundled":
+    if prefix != BUNDLED_SCHEME:
         return Path(name).expanduser()
     if bundled not in BUNDLED:
         raise unknown_choice("bundled model", bundled, BUNDLED)

@@ -213,8 +213,8 @@ class RecoveredTraces:
         original: evaluates the original one, whose full precision is the reference.
     """
 
-    recovered: Evaluator
-    original: Evaluator
+    recovered: Evaluator[QuantizedModel]
+    original: Evaluator[QuantizedModel]
 
     @property
     def ledger(self) -> Ledger:

@@ -16,6 +16,7 @@ from search.disk_cache import DiskCaches
 from search.evaluate import Evaluator
 from search.methods.outer import OuterProblem
 from search.methods.settings import MaqeeSettings
+from search.quantized import QuantizedModel
 from search.sensitivity import Additivity, SensitivityMeter, check_additivity
 from search.training.recipes import open_training_data
 from search.training.recovery import OnStep, RecoverRecipe, StepReport
@@ -38,7 +39,7 @@ class Workbench:
     """
 
     record: StudyRecord
-    evaluator: Evaluator
+    evaluator: Evaluator[QuantizedModel]
     outer: OuterProblem
     meter: SensitivityMeter
     tables: SensitivityTables

@@ -10,6 +10,7 @@ from search.evaluate import Evaluator
 from search.models.card import RECOVERED_FROM, card_path
 from search.models.checkpoint import check_suffix, load_checkpoint, save_checkpoint
 from search.policy import Bits
+from search.quantized import QuantizedModel
 from search.training.loop import TrainingData
 from search.training.recovery import (
     OnStep,
@@ -30,7 +31,7 @@ class Recovery:
         recipe: hyperparameters.
     """
 
-    original: Evaluator
+    original: Evaluator[QuantizedModel]
     data: TrainingData
     recipe: RecoverRecipe
 
@@ -103,8 +104,8 @@ class Recovered:
 
     weights: Path
     digest: str
-    evaluator: Evaluator
-    original: Evaluator
+    evaluator: Evaluator[QuantizedModel]
+    original: Evaluator[QuantizedModel]
 
     @property
     def traces(self) -> RecoveredTraces:

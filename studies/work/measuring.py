@@ -51,7 +51,7 @@ class Measurer:
         front: what the study has found so far.
     """
 
-    evaluator: Evaluator
+    evaluator: Evaluator[Any]
     space: PolicySpace
     settings: TrialSection
     front: LiveFront

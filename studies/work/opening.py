@@ -22,7 +22,7 @@ def open_evaluator(
     calibrations: CalibrationCache | None = None,
     device: str = "cpu",
     engine: str | None = None,
-) -> Evaluator:
+) -> Evaluator[QuantizedModel]:
     """Load the model and the data of a study.
 
     Args:
@@ -61,7 +61,7 @@ def open_study_evaluator(
     cache: TraceCache | None = None,
     calibrations: CalibrationCache | None = None,
     device: str = "cpu",
-) -> Evaluator:
+) -> Evaluator[QuantizedModel]:
     """Load what a study in the store evaluates.
 
     Raises:

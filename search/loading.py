@@ -1,0 +1,61 @@
+"""From a checkpoint and a data set to a quantized model with its images. Needs torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from search.data import open_dataset
+from search.errors import BadInput
+from search.models.bundled import checkpoint_path
+from search.models.checkpoint import load_checkpoint
+from search.opening import OpenedModel
+from search.quantized import CalibrationCache, QuantizedModel
+
+CALIBRATION_IMAGES = 512
+
+
+def open_checkpoint(
+    checkpoint: str,
+    dataset: str | None = None,
+    path: str | None = None,
+    *,
+    calibration_images: int = CALIBRATION_IMAGES,
+    quantizer: str = "mse",
+    engine: str = "fast",
+    device: str = "cpu",
+    calibrations: CalibrationCache | None = None,
+) -> OpenedModel[QuantizedModel]:
+    """Load a model and open its data set.
+
+    Args:
+        checkpoint: ``bundled:NAME``, or a safetensors file with its card beside it.
+        dataset: a data set's name in the registry; None for the one that the card names.
+        path: where its files lie; None for one that is bundled.
+        calibration_images: how many images set the quantizer's ranges, 1 up.
+        quantizer, engine: their names in the registries.
+        device: where the model runs.
+        calibrations: where what calibration saw is kept.
+
+    Raises:
+        BadInput: when either cannot be used, or they do not belong together.
+    """
+    model, card = load_checkpoint(checkpoint_path(checkpoint))
+    name = dataset or card.data.get("dataset")
+    if name is None:
+        raise BadInput(f"the card of {checkpoint!r} names no data set: give one")
+    opened = open_dataset(name, Path(path).expanduser() if path else None, card.input)
+    if opened.classes != card.classes:
+        raise BadInput(
+            f"the model knows {len(card.classes)} classes ({card.classes[0]}, ...), the data "
+            f"{len(opened.classes)} ({opened.classes[0]}, ...): they must be the same"
+        )
+    quantized = QuantizedModel(
+        model=model,
+        card=card,
+        calibration=opened.split("calibration").head(calibration_images),
+        quantizer=quantizer,
+        engine_name=engine,
+        device=device,
+        calibrations=calibrations,
+    )
+    return OpenedModel(quantized, opened)
