@@ -1,4 +1,4 @@
-"""The tables of a store. What changes here needs a migration in ``studies/migrations``."""
+"""The tables of a store. What changes here needs a migration in ``studies/store/migrations``."""
 
 from __future__ import annotations
 
