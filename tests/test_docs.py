@@ -60,6 +60,9 @@ def test_files_that_are_named_exist(path: Path) -> None:
     top = {entry.name for entry in ROOT.iterdir() if entry.is_dir()} - {"dist", "build"}
     for code in inline_code(path):
         for word in code.split():
+            word, *placeholder = word.partition("NAME")  # of a file that a reader adds
+            if placeholder[0]:
+                word = word.rpartition("/")[0]
             if re.fullmatch(r"[\w./*-]+", word) and word.partition("/")[0] in top and "/" in word:
                 assert list(ROOT.glob(word.rstrip("/"))), word
 
@@ -106,12 +109,16 @@ def test_modules_that_are_named_exist(path: Path) -> None:
 
 
 @cache
+def text_of_the_code() -> str:
+    """The Python files as one text, this one left out."""
+    files = [file for folder in (*PACKAGES, "tests") for file in (ROOT / folder).rglob("*.py")]
+    return "\n".join(file.read_text() for file in files if file != Path(__file__))
+
+
+@cache
 def words_of_the_code() -> frozenset[str]:
-    """Every word in the Python files, those of the documents' tests left out."""
-    folders = (*PACKAGES, "tests")
-    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
-    text = "\n".join(file.read_text() for file in files if file != Path(__file__))
-    return frozenset(re.findall(r"\w+", text))
+    """Every word in it."""
+    return frozenset(re.findall(r"\w+", text_of_the_code()))
 
 
 @every_present_document
@@ -160,10 +167,14 @@ def test_the_kinds_of_code_blocks_are_said() -> None:
 
 
 @every_document
-def test_toml_is_a_study(path: Path) -> None:
+def test_toml_is_a_study_or_names_entry_points_of_ours(path: Path) -> None:
     for fence in fences(path):
-        if fence.language == "toml":
-            parse_config(tomllib.loads(fence.text), name_of(path))
+        fields = tomllib.loads(fence.text) if fence.language == "toml" else {}
+        if "project" in fields:
+            for group in fields["project"]["entry-points"]:
+                assert f'"{group}"' in text_of_the_code(), group
+        elif fields:
+            parse_config(fields, name_of(path))
 
 
 @every_document

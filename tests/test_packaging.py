@@ -130,7 +130,7 @@ def test_a_launch_from_the_wheel_in_an_empty_folder_ends_with_a_front(
     assert run(python, "-c", code).count(str(packages)) == len(PACKAGES)
 
     exitbits = environment / "bin" / "exitbits"
-    table = run(exitbits, "launch", "--trials", "2", "--workers", "1")
+    table = run(exitbits, "launch", "--trials", "1", "--workers", "1")
     assert "accuracy" in table
     assert "GBOPs" in table
     assert {path.name for path in folder.iterdir()} >= {"exitbits.db", "fashion.html"}
