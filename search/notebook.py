@@ -133,7 +133,7 @@ class Model:
         """
         evaluator = self.on(split)
         trace, path_bops = evaluator.trace(bits), self.ledger.path_bops(bits)
-        harvested = harvest(ExitChoices.of(trace, evaluator.task, path_bops))
+        harvested = harvest(ExitChoices(trace, evaluator.task, path_bops))
         return HarvestedFront(
             tuple(
                 evaluator.evaluate_trace(harvested.policy(bits, index), trace)

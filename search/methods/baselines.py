@@ -130,8 +130,7 @@ def uniform_name(bits: int) -> str:
 
 
 def thinned(found: Harvest, points: int) -> Harvest:
-    """At most ``points`` vectors of the front of loss and cost, spread evenly along it."""
-    front = front_indices(as_points(1 - found.loss, found.cost))
+    """At most ``points`` vectors of the front of metric and cost, spread evenly along it."""
+    front = front_indices(as_points(found.value, found.cost))
     picks = np.unique(np.linspace(0, len(front) - 1, points).round().astype(np.int64))
-    kept = front[picks]
-    return Harvest(found.thresholds[kept], found.loss[kept], found.cost[kept], found.boundary[kept])
+    return found.take(front[picks])

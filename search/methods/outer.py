@@ -12,7 +12,7 @@ from search.methods.settings import MaqeeSettings
 from search.policy import Bits, Policy
 from search.risk.terms import RiskTerms, measure_risk
 from search.space import PolicySpace
-from search.tasks import Task
+from search.tasks import Routed, Task
 from search.thresholds.candidates import ExitChoices, Harvest
 from search.thresholds.harvest import harvest, harvest_global
 from search.trace import ExitTrace
@@ -62,7 +62,7 @@ class OuterProblem:
         return self._known[bits]
 
     def _harvest(self, bits: Bits) -> Harvest:
-        choices = ExitChoices.of(
+        choices = ExitChoices(
             self.traces.trace(bits),
             self.traces.task,
             self.traces.ledger.path_bops(bits),
@@ -74,10 +74,13 @@ class OuterProblem:
         return find(choices, alpha=self.settings.alpha)
 
     def risk(self, found: Harvest) -> np.ndarray:
-        """G + alpha BSR of every harvested vector, ``[K]``."""
-        reference = self.traces.full_precision_trace()
-        at_best = self.traces.task.loss(reference.statistic[:, -1]).mean()
-        risk: np.ndarray = found.loss - at_best + self.settings.alpha * found.boundary
+        """G + alpha BSR of every harvested vector, ``[K]``.
+
+        G is by the task's objective: what its metric loses against full precision at full depth.
+        """
+        task, reference = self.traces.task, self.traces.full_precision_trace()
+        at_best = task.shortfall(Routed.one(task, reference.statistic[:, -1]))
+        risk: np.ndarray = found.shortfall - at_best + self.settings.alpha * found.boundary
         return risk
 
     def within(self, bits: Bits, epsilon: float) -> tuple[Policy, bool]:

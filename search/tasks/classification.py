@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.tasks.base import Score
+from search.tasks.base import Routed, Score
 
 
 class Classification:
@@ -12,6 +12,7 @@ class Classification:
 
     name = "classification"
     metric = "accuracy"
+    zero_one = True
 
     def confidence(self, outputs: np.ndarray) -> np.ndarray:
         # Shifted before it is rounded, so that large logits keep their differences.
@@ -24,10 +25,13 @@ class Classification:
         return np.stack([outputs.argmax(axis=-1), targets], axis=-1).astype(np.int32)
 
     def score(self, statistic: np.ndarray) -> Score:
-        right = 1 - self.loss(statistic)
+        right = statistic[:, 0] == statistic[:, 1]
         value = float(right.mean())
         return Score(value, float(np.sqrt(value * (1 - value) / len(right))))
 
     def loss(self, statistic: np.ndarray) -> np.ndarray:
         wrong: np.ndarray = (statistic[:, 0] != statistic[:, 1]).astype(np.float64)
         return wrong
+
+    def shortfall(self, routed: Routed) -> np.ndarray:
+        return routed.loss  # accuracy is the share of right answers

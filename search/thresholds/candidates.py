@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,7 +15,7 @@ from search.errors import BadInput, ExitbitsError
 from search.front import as_points, front_indices
 from search.policy import Bits, Policy
 from search.risk.terms import check_alike
-from search.tasks import Task
+from search.tasks import Routed, Task
 from search.trace import ExitTrace
 
 AT_ONCE = 32  # threshold vectors: their masks stay in the cache
@@ -22,22 +23,40 @@ AT_ONCE = 32  # threshold vectors: their masks stay in the cache
 
 @dataclass(frozen=True)
 class Harvest:
-    """Threshold vectors of one trace, cheapest first, none dominated in loss and cost.
+    """Threshold vectors of one trace, with what becomes of its samples under each.
 
     Attributes:
         thresholds: float64 ``[K, E]``, the last column 0.
         loss: mean loss of each, ``[K]``.
+        shortfall: one minus the task's metric under each, ``[K]``: what is compared.
         cost: expected BOPs a sample, ``[K]``.
         boundary: boundary risk (flips a sample), ``[K]``; zeros without a reference trace.
     """
 
     thresholds: np.ndarray
     loss: np.ndarray
+    shortfall: np.ndarray
     cost: np.ndarray
     boundary: np.ndarray
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    @property
+    def value(self) -> np.ndarray:
+        """The task's metric under each vector, ``[K]``."""
+        value: np.ndarray = 1 - self.shortfall
+        return value
+
+    def take(self, indices: np.ndarray) -> Harvest:
+        """The vectors at ``indices``, in that order."""
+        return Harvest(
+            self.thresholds[indices],
+            self.loss[indices],
+            self.shortfall[indices],
+            self.cost[indices],
+            self.boundary[indices],
+        )
 
     def policy(self, bits: Bits, index: int) -> Policy:
         """The bits under the vector at ``index``."""
@@ -60,14 +79,14 @@ class ExitChoices:
 
     Attributes:
         trace: of the quantized model.
-        loss: of every sample at every exit, ``[N, E]``.
+        task: gives losses and objective.
         path_bops: cost of leaving at each exit, ``[E]``, ascending.
         low, high: allowed range of thresholds, within [0, 1].
         reference: the full-precision trace, when boundary risk counts.
     """
 
     trace: ExitTrace
-    loss: np.ndarray
+    task: Task
     path_bops: np.ndarray
     low: float = 0.0
     high: float = 1.0
@@ -79,21 +98,11 @@ class ExitChoices:
         if self.reference is not None:
             check_alike(self.trace, self.reference)
 
-    @classmethod
-    def of(
-        cls,
-        trace: ExitTrace,
-        task: Task,
-        path_bops: np.ndarray,
-        *,
-        low: float = 0.0,
-        high: float = 1.0,
-        reference: ExitTrace | None = None,
-    ) -> ExitChoices:
-        """Take the losses from the task."""
-        exits = range(trace.confidence.shape[1])
-        loss = np.stack([task.loss(trace.statistic[:, e]) for e in exits], axis=1)
-        return cls(trace, loss, path_bops, low, high, reference)
+    @cached_property
+    def loss(self) -> np.ndarray:
+        """Loss of every sample at every exit, ``[N, E]``."""
+        exits = range(self.trace.confidence.shape[1])
+        return np.stack([self.task.loss(self.trace.statistic[:, e]) for e in exits], axis=1)
 
     @cached_property
     def lines(self) -> list[Line]:
@@ -112,7 +121,17 @@ class ExitChoices:
     def measure(self, thresholds: np.ndarray) -> Harvest:
         """Replay threshold vectors ``[K, E]`` as they are, in their order."""
         found = self.tally(thresholds)
-        return Harvest(thresholds, found.loss, found.rates @ self.path_bops, found.boundary)
+        shortfall, cost = self.shortfall(thresholds, found), found.rates @ self.path_bops
+        return Harvest(thresholds, found.loss, shortfall, cost, found.boundary)
+
+    def shortfall(self, thresholds: np.ndarray, tally: Tally) -> np.ndarray:
+        """One minus the task's metric under threshold vectors with that tally, ``[K]``."""
+
+        def statistics() -> Iterator[np.ndarray]:
+            for vector in thresholds.tolist():
+                yield self.trace.replay(vector).statistic
+
+        return self.task.shortfall(Routed(tally.loss, statistics))
 
     def tally(self, thresholds: np.ndarray) -> Tally:
         """What becomes of the samples under each of many threshold vectors ``[K, E]``."""
@@ -256,7 +275,4 @@ def _sums(values: np.ndarray) -> np.ndarray:
 
 def front_of(measured: Harvest, risk: np.ndarray) -> Harvest:
     """Those vectors that are not dominated in risk ``[K]`` and cost, cheapest first."""
-    kept = front_indices(as_points(1 - risk, measured.cost))
-    return Harvest(
-        measured.thresholds[kept], measured.loss[kept], measured.cost[kept], measured.boundary[kept]
-    )
+    return measured.take(front_indices(as_points(1 - risk, measured.cost)))

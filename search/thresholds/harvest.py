@@ -16,6 +16,9 @@ problem of MAQEE (arXiv 2605.07317). The algorithm is ours.
 
 Trade-offs alone reach only the convex part of the front, so points on the coordinate lines through
 what was found are kept as well where they are not dominated.
+
+Losses add up over samples; the task's objective need not. So losses lead the search, and what it
+finds is measured by the objective and kept by that alone.
 """
 
 from __future__ import annotations
@@ -36,16 +39,17 @@ AT_ONCE = 4_000_000  # vectors times samples: bounds the memory, 32 MB an array
 def harvest(
     choices: ExitChoices, *, alpha: float = 0.0, trade_offs: int = TRADE_OFFS, sweeps: int = SWEEPS
 ) -> Harvest:
-    """Find the threshold vectors that trace out the front of loss against cost.
+    """Find the threshold vectors that trace out the front of the objective against cost.
 
     Args:
-        choices: the trace, its losses and its costs.
-        alpha: weight of boundary risk beside loss, 0 or more; more than 0 needs a reference trace.
+        choices: the trace, its task and its costs.
+        alpha: weight of boundary risk beside loss and shortfall, 0 or more; more than 0 needs a
+            reference trace.
         trade_offs: number of values of lambda, logarithmic from 1e-4 to 10.
         sweeps: most sweeps of coordinate refinement after backward induction.
 
     Returns:
-        vectors none of which is dominated in (loss + alpha * boundary, cost).
+        vectors none of which is dominated in (shortfall + alpha * boundary, cost), cheapest first.
     """
     _check_alpha(choices, alpha)
     exits = choices.trace.confidence.shape[1]
@@ -71,7 +75,7 @@ def harvest(
         parts = [begun[start : start + rows] for start in range(0, len(begun), rows)]
         vectors.append(np.concatenate([_lines(choices, alpha, part) for part in parts]))
     measured = choices.measure(_thresholds(choices, np.unique(np.concatenate(vectors), axis=0)))
-    return front_of(measured, measured.loss + alpha * measured.boundary)
+    return front_of(measured, measured.shortfall + alpha * measured.boundary)
 
 
 def _check_alpha(choices: ExitChoices, alpha: float) -> None:
@@ -83,7 +87,7 @@ def harvest_global(choices: ExitChoices, *, alpha: float = 0.0, points: int = 40
     """The same with one threshold for all exits: an ablation.
 
     Args:
-        choices: the trace, its losses and its costs.
+        choices: the trace, its task and its costs.
         alpha: weight of boundary risk.
         points: how many thresholds are tried, at quantiles of all confidences.
     """
@@ -96,7 +100,7 @@ def harvest_global(choices: ExitChoices, *, alpha: float = 0.0, points: int = 40
     thresholds = np.repeat(at[:, None], exits, axis=1)
     thresholds[:, -1] = 0
     measured = choices.measure(thresholds)
-    return front_of(measured, measured.loss + alpha * measured.boundary)
+    return front_of(measured, measured.shortfall + alpha * measured.boundary)
 
 
 def _thresholds(choices: ExitChoices, chosen: np.ndarray) -> np.ndarray:

@@ -8,6 +8,10 @@ cost that much cheaper than seen and an accuracy that much better, would still b
 Choosing thresholds on the images seen flatters the candidates, which makes giving up rarer, never
 more frequent.
 
+The bounds are for a metric that is a share of samples (``Task.zero_one``). A mean of ratios, such
+as an overlap, is biased on a part of the split wherever a class is rare, so its normal bound would
+promise what it does not hold: passes of such a task are made to their end.
+
 Racing as such is from Maron and Moore, "Hoeffding Races" (NIPS 1993); the test for a whole harvest
 is ours.
 """
@@ -54,25 +58,26 @@ class Race:
     confidence: float
 
     def is_lost(self, seen: ExitChoices, own: Sequence[float]) -> bool:
-        """Whether all that the candidate could still record is dominated.
+        """Whether all that the candidate could still record is dominated; never where no bound is.
 
         Args:
             seen: the candidate's trace of the first images in its :func:`race_order`.
             own: the thresholds that it was proposed with.
         """
-        if not len(self.front):
+        if not len(self.front) or not seen.task.zero_one:
             return False
         thresholds = np.vstack([harvest(seen, trade_offs=TRADE_OFFS).thresholds, own])
         found = seen.tally(thresholds)
+        value = 1 - seen.shortfall(thresholds, found)
         count = len(seen.trace)
         left = 1 - count / self.samples  # of the variance: the images seen are no guess
         z = NormalDist().inv_cdf(1 - (1 - self.confidence) / (2 * len(LOOKS)))  # of two figures
-        right = count * (1 - found.loss)
+        right = count * value
         # Agresti and Coull's centre: of n right ones in n, the error is not zero.
         rate = (right + z**2 / 2) / (count + z**2)
         best_value = rate + z * np.sqrt(rate * (1 - rate) / (count + z**2) * left)
         # Never below what was seen, nor above what is left to happen.
-        best_value = np.maximum(best_value, 1 - found.loss)
+        best_value = np.maximum(best_value, value)
         best_value = np.minimum(best_value, (right + self.samples - count) / self.samples)
         cost = found.rates @ seen.path_bops
         variance = np.maximum(found.rates @ seen.path_bops**2 - cost**2, 0)

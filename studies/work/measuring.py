@@ -87,7 +87,7 @@ class Measurer:
         if not self.settings.harvest:
             return []
         found = harvest(self._choices(policy, trace))
-        points = as_points(1 - found.loss, found.cost / GIGA)
+        points = as_points(found.value, found.cost / GIGA)
         front = front_indices(points)
         # A hair worse: the same policy's recorded figures may differ in the last place.
         front = front[self.front.beyond(points[front] * [1 - 1e-9, 1 + 1e-9])]
@@ -99,7 +99,7 @@ class Measurer:
         return [self.evaluator.evaluate_trace(one, trace) for one in policies if one != policy]
 
     def _choices(self, policy: Policy, trace: ExitTrace) -> ExitChoices:
-        return ExitChoices.of(
+        return ExitChoices(
             trace,
             self.evaluator.task,
             self.evaluator.ledger.path_bops(policy.bits),

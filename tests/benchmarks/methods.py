@@ -278,7 +278,7 @@ def own_cost(seed: Seed, results: Results) -> None:
         results[label, 0.0].append(seed.judged(seed.space.policy(bits, 1.0), 1, 0.0))
     full = named[0][1]
     found = outer.harvest(full)
-    best = found.policy(full, int(np.argmin(found.loss)))
+    best = found.policy(full, int(np.argmin(found.shortfall)))
     results["full precision+exits", 0.0].append(seed.judged(best, 1, 0.0))
 
 

@@ -51,7 +51,7 @@ def main() -> None:
     costs = evaluator.ledger.path_bops(policy.bits)
 
     def choices(with_flips: bool) -> ExitChoices:
-        return ExitChoices.of(
+        return ExitChoices(
             trace, evaluator.task, costs, reference=reference if with_flips else None
         )
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_tasks import GivenLosses
 
 from search.errors import ExitbitsError
 from search.tasks.classification import Classification
@@ -49,11 +50,16 @@ def full_precision(trace: ExitTrace, seed: int) -> ExitTrace:
     return ExitTrace(confidence, trace.statistic, trace.exit_blocks)
 
 
+def with_losses(trace: ExitTrace, loss: np.ndarray) -> ExitTrace:
+    """The trace with losses ``[N, E]`` in the place of answers."""
+    return ExitTrace(trace.confidence, loss[..., None], trace.exit_blocks)
+
+
 def choices_of(
     trace: ExitTrace, reference: ExitTrace | None = None, low: float = 0.0, high: float = 1.0
 ) -> ExitChoices:
     path = PATH[: trace.confidence.shape[1]]
-    return ExitChoices.of(trace, Classification(), path, low=low, high=high, reference=reference)
+    return ExitChoices(trace, Classification(), path, low=low, high=high, reference=reference)
 
 
 def between(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -118,7 +124,8 @@ def test_a_tally_of_many_is_that_of_replaying_each(seed: int, exits: int):
     thresholds[:, -1] = rng.choice([0.0, 1.0])  # not consulted
     # A loss of its own for every sample at every exit: who leaves where shows in the sum.
     loss = rng.random((len(trace), exits))
-    found = ExitChoices(trace, loss, np.arange(1.0, exits + 1)).tally(thresholds)
+    trace = with_losses(trace, loss)
+    found = ExitChoices(trace, GivenLosses(), np.arange(1.0, exits + 1)).tally(thresholds)
     assert found.rates.shape == (len(thresholds), exits)
     for rates, mean, vector in zip(found.rates, found.loss, thresholds, strict=True):
         taken = trace.replay(vector.tolist()).exits
@@ -138,7 +145,8 @@ def test_figures_are_those_of_a_replay(
     reference = full_precision(trace, exits)
     # Losses that are no 0/1 losses, given directly.
     loss = np.random.default_rng(exits).random(trace.confidence.shape)
-    choices = ExitChoices(trace, loss, PATH[:exits], low, high, reference)
+    trace = with_losses(trace, loss)
+    choices = ExitChoices(trace, GivenLosses(), PATH[:exits], low, high, reference)
     found = harvest(choices, alpha=alpha)
     assert_none_dominated(found, alpha)
     assert found.thresholds.shape == (len(found), exits)
@@ -335,10 +343,12 @@ def test_a_front_keeps_what_no_other_beats():
     thresholds = np.arange(10.0).reshape(5, 2)
     cost = np.array([3.0, 1.0, 2.0, 2.0, 4.0])
     risk = np.array([0.2, 0.4, 0.3, 0.35, 0.2])
-    kept = front_of(Harvest(thresholds, risk / 2, cost, risk * 3), risk)
+    kept = front_of(Harvest(thresholds, risk / 2, risk / 4, cost, risk * 3), risk)
     assert kept.cost.tolist() == [1.0, 2.0, 3.0]
     assert kept.thresholds.tolist() == thresholds[[1, 2, 0]].tolist()
     assert kept.loss.tolist() == (risk / 2)[[1, 2, 0]].tolist()
+    assert kept.shortfall.tolist() == (risk / 4)[[1, 2, 0]].tolist()
+    assert kept.value.tolist() == (1 - risk / 4)[[1, 2, 0]].tolist()
     assert kept.boundary.tolist() == (risk * 3)[[1, 2, 0]].tolist()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from bundled_model import open_bundled
+from made_tasks import GivenHits
 
 from search.digest import digest_of
 from search.evaluate import Evaluator
@@ -28,21 +29,18 @@ def population(seed: int, quality: float) -> ExitChoices:
     chance = np.clip(quality - 0.15 + 0.1 * np.arange(3) + 0.2 * (confidence - 0.5), 0, 1)
     loss = (rng.random((SAMPLES, 3)) > chance).astype(np.float64)
     trace = ExitTrace(confidence, loss[..., None], (1, 2, 3))
-    return ExitChoices(trace, loss, PATH_BOPS)
+    return ExitChoices(trace, GivenHits(), PATH_BOPS)
 
 
 def first(whole: ExitChoices, order: np.ndarray, count: int) -> ExitChoices:
-    chosen = order[:count]
-    return ExitChoices(whole.trace.take(chosen), whole.loss[chosen], whole.path_bops)
+    return ExitChoices(whole.trace.take(order[:count]), whole.task, whole.path_bops)
 
 
 def recorded(whole: ExitChoices) -> np.ndarray:
     """What a candidate records on the whole split, ``[K, 2]``."""
     found = harvest(whole)
     own = whole.measure(np.array([OWN]))
-    return as_points(
-        1 - np.append(found.loss, own.loss), np.append(found.cost, own.cost)
-    )  # fmt: skip
+    return as_points(np.append(found.value, own.value), np.append(found.cost, own.cost))
 
 
 def adds(points: np.ndarray, front: np.ndarray) -> bool:
@@ -104,13 +102,13 @@ def test_the_accuracy_seen_can_still_be_recorded() -> None:
     """All right so far, and nearly all images seen: what is left may be right as well."""
     confidence = np.ones((200, 3), dtype=np.float32)
     loss = np.zeros((200, 3))
-    seen = ExitChoices(ExitTrace(confidence, loss[..., None], (1, 2, 3)), loss, PATH_BOPS)
+    seen = ExitChoices(ExitTrace(confidence, loss[..., None], (1, 2, 3)), GivenHits(), PATH_BOPS)
     race = Race(np.array([[299 / 300, 1.0]]), 300, 0.99)
     assert not race.is_lost(seen, OWN)
     assert Race(np.array([[1.0, 0.5]]), 300, 0.99).is_lost(seen, OWN) is False
     # A third of the images wrong: not even all of the others would do.
     loss[:150] = 1
-    seen = ExitChoices(ExitTrace(confidence, loss[..., None], (1, 2, 3)), loss, PATH_BOPS)
+    seen = ExitChoices(ExitTrace(confidence, loss[..., None], (1, 2, 3)), GivenHits(), PATH_BOPS)
     assert race.is_lost(seen, OWN)
 
 
