@@ -24,6 +24,7 @@ from search.models.early_exit import EarlyExitModel
 from search.quantize.calibration import calibrate
 from search.quantize.qparams import ModelQParams
 from search.quantize.ranges import resolve_quantizer
+from search.tasks import Routed, resolve_task
 from studies.records import StudyRecord
 from studies.samplers import make_sampler
 from studies.store.writer import StudyStore
@@ -33,6 +34,7 @@ MEMBERS = {
     "engines": ("small_batches", "small-batches", "SmallBatches"),
     "heads": ("peak_head", "peak", "PeakHead"),
     "quantizers": ("power_of_two", "power-of-two", "PowerOfTwo"),
+    "tasks": ("balanced", "balanced", "Balanced"),
     "samplers": ("sobol", "sobol", "sobol"),
 }
 
@@ -98,6 +100,23 @@ def test_power_of_two_scales_are_the_least_that_clip_nothing() -> None:
         peak = rows.abs().amax(dim=1)
         assert bool(((peak <= chosen.scale * top) & (peak > chosen.scale / 2 * top)).all())
         assert bool((chosen.codes - rows / chosen.scale[:, None]).abs().max() <= 0.5)
+
+
+def test_balanced_accuracy_is_the_mean_recall_with_the_error_of_a_stratified_mean() -> None:
+    task, rng = resolve_task("balanced"), np.random.default_rng(0)
+    true = rng.choice([0, 1, 4], size=900, p=[0.7, 0.2, 0.1])
+    predicted = np.where(rng.random(900) < np.array([0.9, 0.6, 0, 0, 0.3])[true], true, 2)
+    recalls = {label: np.mean(predicted[true == label] == label) for label in (0, 1, 4)}
+    score = task.score(np.stack([predicted, true], axis=1))
+    assert score.value == pytest.approx(np.mean([*recalls.values()]))
+    draws = [  # samples drawn anew within each class
+        np.mean([rng.binomial(np.sum(true == label), recall) / np.sum(true == label)
+                 for label, recall in recalls.items()])
+        for _ in range(4000)
+    ]  # fmt: skip
+    assert score.standard_error == pytest.approx(np.std(draws), rel=0.05)
+    routed = Routed.one(task, np.stack([predicted, true], axis=1))
+    assert task.shortfall(routed) == pytest.approx([1 - score.value])
 
 
 def test_a_sobol_sampler_covers_the_space_evenly() -> None:
