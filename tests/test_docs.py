@@ -128,12 +128,14 @@ def test_classes_and_options_in_capitals_that_are_named_exist(path: Path) -> Non
             assert set(code.split(".")) <= words_of_the_code(), code
 
 
-def test_the_architecture_names_every_package() -> None:
+def test_the_architecture_names_every_package_and_every_module_beside_them() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     for package in PACKAGES:
-        for folder in (ROOT / package).iterdir():
-            if (folder / "__init__.py").exists():
-                assert f"`{package}/{folder.name}/" in text, folder.name
+        for path in (ROOT / package).iterdir():
+            if (path / "__init__.py").exists():
+                assert f"`{package}/{path.name}/" in text, path
+            elif path.suffix == ".py" and path.name != "__init__.py":
+                assert f"`{package}/{path.name}`" in text, path
 
 
 def test_what_the_architecture_calls_plain_loads_no_torch() -> None:
