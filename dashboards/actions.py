@@ -89,7 +89,7 @@ class Workplace:
         Raises:
             BadInput: when there is no such study.
         """
-        self.store.set_archived(name, archived)
+        self.store.set_archived(self.store.get(name).id, archived)
         if archived:
             return f"study {name!r} is archived: workers leave it alone"
         return f"study {name!r} is back"
@@ -100,8 +100,9 @@ class Workplace:
         Raises:
             BadInput: when there is no such study, or it has not begun.
         """
-        budget = self.store.stop(name).config.budget.trials
-        running = self.store.progress(name).running
+        study = self.store.stop(self.store.get(name).id)
+        budget = study.record.config.budget.trials
+        running = self.store.progress(study.id).running
         rest = f"; {_counted(running, 'trial')} in hand will be finished" if running else ""
         return f"study {name!r} ends at {_counted(budget, 'trial')}{rest}"
 
@@ -111,8 +112,9 @@ class Workplace:
         Raises:
             BadInput: when there is no such study, or that is not more than it has.
         """
-        before = self.store.get(name).config.budget.trials
-        budget = self.store.raise_budget(name, trials).config.budget.trials
+        study = self.store.get(name)
+        before = study.record.config.budget.trials
+        budget = self.store.raise_budget(study.id, trials).record.config.budget.trials
         if budget <= before:
             raise BadInput(
                 f"study {name!r} has a budget of {_counted(before, 'trial')}: "
@@ -135,8 +137,8 @@ class Workplace:
         """
         with tempfile.TemporaryDirectory(prefix="exitbits-") as folder:
             config = _load(_write(Path(folder), text), name, trials)
-        known = self.store.find(config.name)
-        if known is not None and (difference := known.config.difference(config)):
+        study = self.store.find(config.name)
+        if study is not None and (difference := study.record.config.difference(config)):
             raise BadInput(
                 f"study {config.name!r} exists with another configuration ({difference}): "
                 "give this one another name"

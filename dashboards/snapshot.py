@@ -14,7 +14,7 @@ import numpy as np
 from dashboards.staircase import Staircase, course_of
 from search.front import as_points, front_indices
 from studies.fronts import FrontSummary
-from studies.records import Progress, Recorded, StudyRecord
+from studies.records import EvaluationRow, Progress, StudyRecord, StudyVersion
 from studies.store.reader import StudyReader
 from studies.store.workers import WorkerState, list_workers
 
@@ -42,7 +42,7 @@ class Snapshot:
 
     record: StudyRecord
     progress: Progress
-    rows: Sequence[Recorded] = ()
+    rows: Sequence[EvaluationRow] = ()
     points: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
     kinds: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int8))
     times: np.ndarray = field(default_factory=lambda: np.empty(0))
@@ -84,7 +84,9 @@ class Snapshot:
     def _revisions(self) -> np.ndarray:
         return np.fromiter((row.revision for row in self.rows), np.int64, len(self.rows))
 
-    def extended(self, record: StudyRecord, progress: Progress, new: list[Recorded]) -> Snapshot:
+    def extended(
+        self, record: StudyRecord, progress: Progress, new: list[EvaluationRow]
+    ) -> Snapshot:
         """This snapshot with what has happened since."""
         if not new:
             return replace(self, record=record, progress=progress)
@@ -107,7 +109,7 @@ class Snapshot:
         )
 
 
-def _times(rows: Sequence[Recorded], before: np.ndarray) -> np.ndarray:
+def _times(rows: Sequence[EvaluationRow], before: np.ndarray) -> np.ndarray:
     """When ``rows`` were recorded; a contribution counts as of when the trial before it ended.
 
     Workers' clocks differ a little, and a course must not run backwards.
@@ -127,8 +129,9 @@ class Snapshots:
     def __init__(self, reader: StudyReader) -> None:
         self.reader = reader
         self._lock = threading.Lock()
-        self._locks: dict[str, threading.Lock] = {}
-        self._known: OrderedDict[str, tuple[tuple[int, int], Snapshot]] = OrderedDict()
+        self._locks: dict[int, threading.Lock] = {}
+        # By the study's id: a name may be another study's by the next request.
+        self._kept: OrderedDict[int, tuple[StudyVersion, Snapshot]] = OrderedDict()
 
     def get(self, name: str) -> Snapshot:
         """The study as it is now; only what is new is read.
@@ -137,7 +140,7 @@ class Snapshots:
             BadInput: when there is no such study.
             StoreUnavailable: when the database is away.
         """
-        return self._at(name, self.reader.version(name))
+        return self._at(self.reader.version(name))
 
     def all(
         self, *, archived: bool = False, patience_s: float = PATIENCE_S
@@ -152,32 +155,34 @@ class Snapshots:
         """
         ending = time.monotonic() + patience_s
         found: dict[str, Snapshot | None] = {}
-        for name, version in self.reader.versions(archived=archived).items():
+        for version in self.reader.versions(archived=archived):
             if time.monotonic() < ending:
-                found[name] = self._at(name, version)
+                found[version.name] = self._at(version)
             else:
-                _, found[name] = self._known.get(name, (None, None))
+                _, found[version.name] = self._kept.get(version.id, (None, None))
         return found
 
-    def _at(self, name: str, version: tuple[int, int]) -> Snapshot:
+    def _at(self, version: StudyVersion) -> Snapshot:
         """The study, read on where it is older than ``version``."""
         with self._lock:
-            lock = self._locks.setdefault(name, threading.Lock())
+            lock = self._locks.setdefault(version.id, threading.Lock())
         with lock:  # requests for one study wait for each other instead of reading it twice
-            was, known = self._known.get(name, (None, None))
-            if was == version and known is not None:
-                return known
-            record, progress = self.reader.get(name), self.reader.progress(name)
-            if known is None or was is None or was[0] != version[0]:
-                known = Snapshot(record, progress)  # new, or deleted and made again
-            found = known.extended(record, progress, self.reader.evaluations(name, known.revision))
+            was, kept = self._kept.get(version.id, (None, None))
+            if was == version and kept is not None:
+                return kept
+            record = self.reader.study(version.id).record
+            progress = self.reader.progress(version.id)
+            if kept is None:
+                kept = Snapshot(record, progress)
+            new = self.reader.evaluations(version.id, kept.revision)
+            snapshot = kept.extended(record, progress, new)
             with self._lock:
-                self._known[name] = (version, found)
-                self._known.move_to_end(name)
-                kept = sum(len(one.rows) for _, one in self._known.values())
-                while kept > KEPT_ROWS and len(self._known) > 1:
-                    kept -= len(self._known.popitem(last=False)[1][1].rows)
-            return found
+                self._kept[version.id] = (version, snapshot)
+                self._kept.move_to_end(version.id)
+                rows = sum(len(each.rows) for _, each in self._kept.values())
+                while rows > KEPT_ROWS and len(self._kept) > 1:
+                    rows -= len(self._kept.popitem(last=False)[1][1].rows)
+            return snapshot
 
     def names(self, *, archived: bool = False) -> list[str]:
         """Names of the studies."""

@@ -18,8 +18,8 @@ from rich.text import Text
 from search.front import as_points, front_indices, hypervolume, knee
 from search.policy import FULL_PRECISION
 from search.results import GIGA, Evaluation
-from studies.records import Recorded, StudyRecord
-from studies.store.writer import StudyStore
+from studies.records import EvaluationRow, Study, StudyRecord
+from studies.store.reader import StudyReader
 
 COLUMNS = (
     "digest", "trial", "source", "accuracy", "accuracy_se", "gbops", "gbops_p95", "reduction",
@@ -39,21 +39,25 @@ class FrontSummary:
     """
 
     record: StudyRecord
-    rows: Sequence[Recorded]
+    rows: Sequence[EvaluationRow]
     front: Sequence[int]
     details: Sequence[Evaluation] = ()
 
     @classmethod
-    def of(cls, record: StudyRecord, rows: Sequence[Recorded]) -> FrontSummary:
+    def of(cls, record: StudyRecord, rows: Sequence[EvaluationRow]) -> FrontSummary:
         """Find the front of ``rows``, without details."""
         summary = cls(record, rows, ())
         return cls(record, rows, tuple(int(index) for index in front_indices(summary.points)))
 
     @classmethod
-    def load(cls, store: StudyStore, name: str) -> FrontSummary:
-        """Read a study's evaluations, find the front, and read the details of its policies."""
-        summary = cls.of(store.get(name), store.evaluations(name))
-        return replace(summary, details=store.details(summary.front_rows))
+    def load(cls, reader: StudyReader, study: Study) -> FrontSummary:
+        """Read a study's evaluations, find the front, and read the details of its policies.
+
+        Raises:
+            StudyGone: when the study was deleted.
+        """
+        summary = cls.of(study.record, reader.evaluations(study.id))
+        return replace(summary, details=reader.details(summary.front_rows))
 
     @property
     def points(self) -> np.ndarray:
@@ -64,7 +68,7 @@ class FrontSummary:
         )
 
     @property
-    def front_rows(self) -> list[Recorded]:
+    def front_rows(self) -> list[EvaluationRow]:
         """The non-dominated evaluations, cheapest first."""
         return [self.rows[index] for index in self.front]
 
@@ -108,7 +112,7 @@ class FrontSummary:
         """The contract as JSON text."""
         return json.dumps(self.as_dict(), indent=2, allow_nan=False)
 
-    def to_csv(self, rows: Sequence[Recorded] | None = None) -> str:
+    def to_csv(self, rows: Sequence[EvaluationRow] | None = None) -> str:
         """The front, or other rows of the study, as CSV with a header line."""
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
@@ -150,11 +154,11 @@ class FrontSummary:
         )
         return Group(Text(title, style="bold"), table, Text("\n".join(notes), style="dim"))
 
-    def reduction(self, row: Recorded) -> float:
+    def reduction(self, row: EvaluationRow) -> float:
         """Fraction of the 32x32 full-depth cost that a policy saves."""
         return 1 - row.gbops / self.w32a32_gbops
 
-    def row_as_dict(self, row: Recorded) -> dict[str, Any]:
+    def row_as_dict(self, row: EvaluationRow) -> dict[str, Any]:
         """One evaluation in the contract's fields."""
         return {
             "digest": row.digest,
@@ -188,7 +192,7 @@ def _fitting(columns: Mapping[str, Sequence[str]], width: int | None) -> list[st
     return [heading for heading in columns if heading in chosen]
 
 
-_CELLS: tuple[tuple[str, Callable[[FrontSummary, Recorded], str]], ...] = (
+_CELLS: tuple[tuple[str, Callable[[FrontSummary, EvaluationRow], str]], ...] = (
     ("policy", lambda _, row: row.digest[:8]),
     ("accuracy", lambda _, row: f"{row.value:.4f}"),
     ("± se", lambda _, row: f"{row.standard_error:.4f}"),

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from search.front import as_points, front_indices
 from search.policy import Bits
-from studies.records import Recorded
+from studies.records import EvaluationRow
 from studies.store.database import StoreUnavailable
-
-if TYPE_CHECKING:
-    from studies.store.reader import StudyReader
+from studies.store.reader import StudyReader
 
 log = logging.getLogger(__name__)
 
@@ -22,24 +19,28 @@ class LiveFront:
     """The non-dominated evaluations of a study's own model, read from the store as they come.
 
     Args:
-        store: where they are recorded.
-        name: of the study.
+        reader: of the store where they are recorded.
+        study_id: of the study.
     """
 
-    def __init__(self, store: StudyReader, name: str) -> None:
-        self._store, self._name = store, name
+    def __init__(self, reader: StudyReader, study_id: int) -> None:
+        self._reader, self._study_id = reader, study_id
         self._revision = 0
         self.points = np.empty((0, 2))
         """Metric and GBOPs, ``[K, 2]``, by ascending cost."""
-        self.rows: list[Recorded] = []
+        self.rows: list[EvaluationRow] = []
         """The evaluations of the front, likewise."""
         self.best_by_bits: dict[Bits, float] = {}
         """The best metric recorded of every set of bits."""
 
     def learn(self) -> None:
-        """Read what is new; while the store is away, go on with what is known."""
+        """Read what is new; while the store is away, go on with what is known.
+
+        Raises:
+            StudyGone: when the study was deleted.
+        """
         try:
-            rows = self._store.evaluations(self._name, since=self._revision)
+            rows = self._reader.evaluations(self._study_id, since=self._revision)
         except StoreUnavailable as error:
             log.warning("%s", error)
             return
@@ -50,10 +51,10 @@ class LiveFront:
         for row in own:
             bits = row.policy.bits
             self.best_by_bits[bits] = max(row.value, self.best_by_bits.get(bits, 0.0))
-        known = [*self.rows, *own]
-        points = as_points([row.value for row in known], [row.gbops for row in known])
+        rows = [*self.rows, *own]
+        points = as_points([row.value for row in rows], [row.gbops for row in rows])
         front = front_indices(points)
-        self.points, self.rows = points[front], [known[index] for index in front]
+        self.points, self.rows = points[front], [rows[index] for index in front]
 
     def beyond(self, points: np.ndarray) -> np.ndarray:
         """Which of ``points`` ``[N, 2]`` would add to the front, bool ``[N]``."""

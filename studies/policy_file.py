@@ -1,4 +1,4 @@
-"""A policy bundle: one policy with everything needed to evaluate it again, as a JSON file."""
+"""A policy file: one policy with everything needed to evaluate it again, as JSON."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from search.errors import BadInput
 from search.policy import Policy
 from search.results import Evaluation
 from studies.config import StudyConfig
-from studies.records import Recorded, StudyRecord
+from studies.records import EvaluationRow, StudyRecord
 
 
-class PolicyBundle(BaseModel):
+class PolicyFile(BaseModel):
     """What ``exitbits pick`` writes and ``exitbits evaluate`` reads.
 
     ``certificate`` is None while nothing bounds the accuracy lost: the recorded accuracy was
@@ -38,8 +38,8 @@ class PolicyBundle(BaseModel):
     certificate: None = None
 
     @classmethod
-    def of(cls, record: StudyRecord, row: Recorded, evaluation: Evaluation) -> PolicyBundle:
-        """The bundle of one evaluation of a study."""
+    def of(cls, record: StudyRecord, row: EvaluationRow, evaluation: Evaluation) -> PolicyFile:
+        """The file of one evaluation of a study."""
         config = record.config
         if row.checkpoint is not None:
             model = config.model.model_copy(update={"checkpoint": row.checkpoint})
@@ -84,8 +84,8 @@ class PolicyBundle(BaseModel):
             ) from error
 
 
-def write_bundle(bundle: PolicyBundle, path: Path, *, force: bool = False) -> None:
-    """Write a bundle in one atomic step.
+def write_policy_file(file: PolicyFile, path: Path, *, force: bool = False) -> None:
+    """Write a policy file in one atomic step.
 
     Raises:
         BadInput: when the file exists and ``force`` is not set, or cannot be written.
@@ -94,7 +94,7 @@ def write_bundle(bundle: PolicyBundle, path: Path, *, force: bool = False) -> No
         raise BadInput(f"{str(path)!r} exists: name another with -o, or replace it by --force")
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(json.dumps(bundle.model_dump(mode="json"), indent=2) + "\n")
+        partial.write_text(json.dumps(file.model_dump(mode="json"), indent=2) + "\n")
         partial.replace(path)
     except OSError as error:
         raise BadInput(
@@ -102,18 +102,18 @@ def write_bundle(bundle: PolicyBundle, path: Path, *, force: bool = False) -> No
         ) from error
 
 
-def read_bundle(path: Path) -> PolicyBundle:
-    """Read a bundle.
+def read_policy_file(path: Path) -> PolicyFile:
+    """Read a policy file.
 
     Raises:
-        BadInput: when the file is missing or is no bundle.
+        BadInput: when the file is missing or is no policy file.
     """
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read {str(path)!r} ({error}): name a policy file") from error
     try:
-        return PolicyBundle.model_validate_json(text)
+        return PolicyFile.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"
@@ -131,5 +131,5 @@ def same_figures(measured: Evaluation, recorded: Evaluation) -> bool:
     """
     wanted = {key: value for key, value in recorded.as_dict().items() if value is not None}
     wanted.pop("risk", None)
-    found = measured.as_dict()
-    return canonical_json({key: found[key] for key in wanted}) == canonical_json(wanted)
+    again = measured.as_dict()
+    return canonical_json({key: again[key] for key in wanted}) == canonical_json(wanted)

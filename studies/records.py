@@ -1,26 +1,41 @@
-"""What the store holds, as values: studies, their progress, claims, and recorded evaluations."""
+"""What the store holds, as values: studies, their progress, leases, and recorded evaluations."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from search.cost import Ledger
+from search.errors import BadInput
 from search.policy import Policy
 from search.space import PolicySpace
 from studies.config import StudyConfig, parse_config
 from studies.samplers import SAMPLERS
-from studies.store.claims import Lease
 
 ANCHOR = "anchor"
 HARVEST = "harvest"
 
 
+class NoSuchStudy(BadInput):
+    """No study has the name."""
+
+
+class StudyGone(BadInput):
+    """The study was deleted; its name may be another study's by now."""
+
+    def __init__(self, study_id: int) -> None:
+        self.study_id = study_id
+        super().__init__(
+            f"the study (number {study_id} of this store) has been deleted: 'exitbits study list' "
+            "shows which there are"
+        )
+
+
 @dataclass(frozen=True)
 class StudyRecord:
-    """A study as the store knows it.
+    """What a study is.
 
     Attributes:
         config: its configuration, with the budget as it stands.
@@ -84,7 +99,34 @@ class StudyRecord:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class Study:
+    """A study of a store.
+
+    Attributes:
+        id: by which the store knows it, never given twice, not even after a deletion.
+        record: what it is, with its name and its budget as they stood when it was read.
+    """
+
+    id: int
+    record: StudyRecord
+
+
+class StudyVersion(NamedTuple):
+    """Which study a name means now, and how far it is.
+
+    Attributes:
+        name: of the study, as it stood when it was read.
+        id: tells it from another study that had its name.
+        revision: stands still while nothing changes.
+    """
+
+    name: str
+    id: int
+    revision: int
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
     """One evaluation, as narrow as fronts need it.
 
     Attributes:
@@ -162,10 +204,29 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A trial handed to this worker."""
+class Lease:
+    """A trial in a worker's hands.
 
-    study: str
+    Attributes:
+        study_id, trial_id: of the rows.
+        number: of the trial in its study.
+        attempt: how many workers have had it, this one included.
+        worker: who has it.
+        source: who proposed its policy, None while no one has.
+    """
+
+    study_id: int
+    trial_id: int
+    number: int
+    attempt: int
+    worker: str
+    source: str | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial handed to this worker, with what it is to evaluate."""
+
     lease: Lease
     policy: Policy
     source: str

@@ -9,8 +9,9 @@ from search.policy import Policy
 from search.results import Evaluation, evaluate_trace
 from search.tasks import resolve_task
 from search.trace import ExitTrace
-from studies.records import HARVEST
+from studies.records import HARVEST, Claim
 from studies.store.writer import StudyStore
+from studies.work.proposing import Proposer
 
 FIELDS = {
     "name": "small",
@@ -45,10 +46,21 @@ def measure(policy: Policy) -> Evaluation:
     return evaluate_trace(policy, trace, small_ledger(), resolve_task("classification"))
 
 
+def take(store: StudyStore, name: str, worker: str) -> Claim | None:
+    """Claim one trial as a worker that has just begun; one that goes on holds its proposer."""
+    return Proposer(store, store.get(name), worker).claim(worker)
+
+
+def open_names(store: StudyStore) -> list[str]:
+    """Names of the studies that have something to claim."""
+    return [version.name for version in store.open_studies()]
+
+
 def grow(store: StudyStore, name: str, trials: int, *, harvest: bool = False) -> None:
     """Finish so many trials, each with a harvested evaluation beside its own if asked for."""
+    proposer = Proposer(store, store.get(name), "tester")
     for _ in range(trials):
-        claim = store.claim(name, "tester")
+        claim = proposer.claim("tester")
         assert claim
         other = claim.policy.with_thresholds([0.9, 0.0])
         more = [(HARVEST, measure(other))] if harvest else []

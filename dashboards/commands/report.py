@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and print where it is."""
-    summary = FrontSummary.load(StudyStore(read_store(args)), args.study)
+    store = StudyStore(read_store(args))
+    summary = FrontSummary.load(store, store.get(args.study))
     if not summary.rows:
         raise BadInput(f"study {args.study!r} has no evaluations yet: run workers first")
     print(write_front_page(summary, args.output).resolve())

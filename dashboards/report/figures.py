@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from dashboards import theme
 from dashboards.axes import SYMBOLS, log_ticks, metric_range
 from studies.fronts import FrontSummary
-from studies.records import Recorded
+from studies.records import EvaluationRow
 
 
 def front_figure(summary: FrontSummary) -> go.Figure:
@@ -208,7 +208,7 @@ def exits_figure(summary: FrontSummary) -> go.Figure:
     return figure
 
 
-def _front_labels(rows: Sequence[Recorded]) -> list[str]:
+def _front_labels(rows: Sequence[EvaluationRow]) -> list[str]:
     """A distinct category for each policy: its cost, told apart by digest where costs repeat."""
     labels = [f"{row.gbops:.3f}" for row in rows]
     return [
@@ -217,7 +217,7 @@ def _front_labels(rows: Sequence[Recorded]) -> list[str]:
     ]
 
 
-def _hover(summary: FrontSummary, row: Recorded) -> str:
+def _hover(summary: FrontSummary, row: EvaluationRow) -> str:
     policy = row.policy
     return "<br>".join(
         (

@@ -15,7 +15,7 @@ from search.cost import NOT_COUNTED
 from search.errors import BadInput
 from search.results import GIGA, Evaluation
 from studies.fronts import FrontSummary
-from studies.records import Recorded
+from studies.records import EvaluationRow
 
 _STYLE = f"""
 :root {{ color-scheme: light; }}
@@ -115,7 +115,7 @@ def _table(summary: FrontSummary) -> str:
     return f"<div class='scroll'><table>{body}</table></div>"
 
 
-def _table_row(row: Recorded, found: Evaluation) -> str:
+def _table_row(row: EvaluationRow, found: Evaluation) -> str:
     policy = found.policy
     left, right = "<td class=left>", "<td>"
     cells = (

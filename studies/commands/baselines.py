@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     check_data(args)
     settings = MaqeeSettings(alpha=args.alpha, beta=args.beta)
     store = StudyStore(read_store(args))
-    record = store.get(args.study)
+    study = store.get(args.study)
+    record = study.record
     console = Console(stderr=True)
 
     from search.methods.baselines import BaselineSet, trained_baselines
@@ -56,9 +57,11 @@ def run(args: argparse.Namespace) -> int:
     names = methods.sources()
     with bar(console) as shown:
         task = shown.add_task("evaluating baselines", total=len(names))
-        for found in methods:
+        for method in methods:
             contribute(
-                store, args.study, [Contribution(found.source, one) for one in found.evaluations]
+                store,
+                study.id,
+                [Contribution(method.source, each) for each in method.evaluations],
             )
             shown.advance(task)
     sources = list(dict.fromkeys(names))
@@ -70,14 +73,14 @@ def run(args: argparse.Namespace) -> int:
             trained = BaselineSet(bench.outer.on(made.traces), bench.tables)
             contribute(
                 store,
-                args.study,
+                study.id,
                 [
-                    Contribution(name, one, made.digest, made.weights)
-                    for one in trained.with_exits(bits)
+                    Contribution(name, each, made.digest, made.weights)
+                    for each in trained.with_exits(bits)
                 ],
             )
             sources.append(name)
-    summary = FrontSummary.load(store, args.study)
+    summary = FrontSummary.load(store, study)
     rows = method_rows(summary, sources)
     if args.json:
         fields = {

@@ -11,7 +11,7 @@ from search.data.splits import HELD_OUT_SPLITS
 from search.errors import BadInput
 from search.results import GIGA, Evaluation
 from studies.commands.common import add_json
-from studies.policy_file import read_bundle, same_figures
+from studies.policy_file import read_policy_file, same_figures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; exit code 1 when the recorded figures of the same split are not reproduced."""
-    bundle = read_bundle(args.policy)
-    policy = bundle.read_policy()
-    recorded = bundle.read_evaluation()
-    config = bundle.study
+    given = read_policy_file(args.policy)
+    policy = given.read_policy()
+    recorded = given.read_evaluation()
+    config = given.study
     if args.checkpoint:
         model = config.model.model_copy(update={"checkpoint": args.checkpoint})
         config = config.model_copy(update={"model": model})
@@ -42,24 +42,24 @@ def run(args: argparse.Namespace) -> int:
     from studies.work.opening import open_evaluator
 
     evaluator = open_evaluator(config, split=args.split, engine=recorded.engine)
-    if evaluator.card.digest != bundle.model_digest:
+    if evaluator.card.digest != given.model_digest:
         raise BadInput(
-            f"the policy is for model {bundle.model_digest[:12]}, "
+            f"the policy is for model {given.model_digest[:12]}, "
             f"{config.model.checkpoint!r} is {evaluator.card.digest[:12]}: "
             "name the right file with --checkpoint"
         )
-    if args.split == bundle.split and evaluator.data_digest != bundle.data_digest:
+    if args.split == given.split and evaluator.data_digest != given.data_digest:
         raise BadInput(
             f"the images of data set {config.data.dataset!r} are not those that the policy was "
             "measured on: restore them, or measure on another --split"
         )
-    given_up = args.split == bundle.split and recorded.samples < len(evaluator.split)
+    given_up = args.split == given.split and recorded.samples < len(evaluator.split)
     if given_up:
         trace = evaluator.first_trace(policy.bits, recorded.samples)
         measured = evaluator.evaluate_trace(policy, trace)
     else:
         measured = evaluator.evaluate(policy)
-    reproduced = same_figures(measured, recorded) if args.split == bundle.split else None
+    reproduced = same_figures(measured, recorded) if args.split == given.split else None
     if args.json:
         fields = {
             "digest": policy.digest,

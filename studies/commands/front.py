@@ -8,7 +8,7 @@ from pathlib import Path
 from search.errors import BadInput
 from studies.commands.common import add_json, add_store, print_front, read_store
 from studies.fronts import FrontSummary
-from studies.policy_file import PolicyBundle, write_bundle
+from studies.policy_file import PolicyFile, write_policy_file
 from studies.store.writer import StudyStore
 
 
@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the front, cheapest policy first."""
-    summary = FrontSummary.load(StudyStore(read_store(args)), args.study)
+    store = StudyStore(read_store(args))
+    summary = FrontSummary.load(store, store.get(args.study))
     if args.export is not None:
         try:
             args.export.mkdir(parents=True, exist_ok=True)
@@ -39,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
                 f"cannot make folder {str(args.export)!r} ({error.strerror}): choose another"
             ) from error
         for row, evaluation in zip(summary.front_rows, summary.details, strict=True):
-            bundle = PolicyBundle.of(summary.record, row, evaluation)
-            write_bundle(bundle, args.export / f"{row.digest[:12]}.json", force=args.force)
+            file = PolicyFile.of(summary.record, row, evaluation)
+            write_policy_file(file, args.export / f"{row.digest[:12]}.json", force=args.force)
     if args.json:
         print(summary.to_json())
     elif args.csv:

@@ -20,7 +20,7 @@ from studies.commands.submit import add_study_source, open_study
 from studies.config import load_config
 from studies.fronts import FrontSummary
 from studies.launchers.local import LocalWorkers, usable_cores
-from studies.records import Recorded, StudyRecord
+from studies.records import EvaluationRow, Study
 from studies.store.workers import release_dead
 from studies.store.writer import StudyStore
 
@@ -50,14 +50,14 @@ def run(args: argparse.Namespace) -> int:
     report = args.report or Path(f"{file_name(config.name)}.html")
     check_writable(report, "--report")
     console = Console(stderr=True)
-    store, record = open_study(read_store(args), config, cache, console)
-    name = record.config.name
+    store, study = open_study(read_store(args), config, cache, console)
+    name = study.record.config.name
     log = args.cache / "worker.log"
     workers = LocalWorkers(store.address, name, args.cache, args.workers or usable_cores(), log)
-    interrupted = _serve(store, record, workers, console)
-    progress = store.progress(name)
-    summary = FrontSummary.load(store, name)
-    for trial, reason in store.failures(name):
+    interrupted = _serve(store, study, workers, console)
+    progress = store.progress(study.id)
+    summary = FrontSummary.load(store, study)
+    for trial, reason in store.failures(study.id):
         console.print(f"trial {trial} failed: {reason}", style="yellow", markup=False)
     if summary.rows:
         print_front(summary)
@@ -79,21 +79,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(store: StudyStore, record: StudyRecord, workers: LocalWorkers, console: Console) -> bool:
+def _serve(store: StudyStore, study: Study, workers: LocalWorkers, console: Console) -> bool:
     """Run the workers until the budget is spent; returns whether Ctrl-C came first."""
-    name = record.config.name
+    record = study.record
     display = ProgressDisplay(console)
     release_dead(store.database)
-    if store.progress(name).done:
+    if store.progress(study.id).done:
         return False
-    rows: list[Recorded] = []
+    rows: list[EvaluationRow] = []
     with display.showing():
         try:
             interrupts.raise_if_seen()
             workers.start()
             while True:
-                progress = store.progress(name)
-                rows += store.evaluations(name, since=rows[-1].revision if rows else 0)
+                progress = store.progress(study.id)
+                rows += store.evaluations(study.id, since=rows[-1].revision if rows else 0)
                 display.update(progress, FrontSummary.of(record, rows))
                 if workers.tend():
                     release_dead(store.database)
@@ -108,7 +108,9 @@ def _serve(store: StudyStore, record: StudyRecord, workers: LocalWorkers, consol
             _stop_gently(workers, console)
             release_dead(store.database)
         display.update(
-            store.progress(name), FrontSummary.of(record, store.evaluations(name)), final=True
+            store.progress(study.id),
+            FrontSummary.of(record, store.evaluations(study.id)),
+            final=True,
         )
     return interrupted
 

@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
         max_iterations=args.max_iterations,
     )
     store = StudyStore(read_store(args))
-    record = store.get(args.study)
+    study = store.get(args.study)
+    record = study.record
     refuse_impossible(record.space, record.ledger, min(args.budgets) * GIGA)
     console = Console(stderr=True)
 
@@ -91,10 +92,12 @@ def run(args: argparse.Namespace) -> int:
     bench = open_workbench(record, args.cache, settings, console, read_training(args))
     rows: list[dict[str, Any]] = []
     for budget in sorted(args.budgets):
-        result, row = _search(store, bench, budget, console)
+        result, row = _search(store, study.id, bench, budget, console)
         rows.append(row)
         if bench.recovery is not None:
-            rows.append(_recover(store, bench, bench.recovery, result, args.models, console))
+            rows.append(
+                _recover(store, study.id, bench, bench.recovery, result, args.models, console)
+            )
     if args.json:
         print(json.dumps({"study": args.study, "policies": rows}, indent=2, allow_nan=False))
         return 0
@@ -113,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _search(
-    store: StudyStore, bench: Workbench, budget: float, console: Console
+    store: StudyStore, study_id: int, bench: Workbench, budget: float, console: Console
 ) -> tuple[MaqeeResult, dict[str, Any]]:
     """Run the loop under a budget in GBOPs and record what it finds."""
     from search.methods.maqee import Maqee
@@ -127,14 +130,14 @@ def _search(
         result = loop.search(budget * GIGA)
     evaluation = bench.evaluator.evaluate(result.policy)
     attributes = {"maqee": result.as_dict(), "maqee_settings": bench.outer.settings.as_dict()}
-    found = Contribution(SOURCE, evaluation, attributes=attributes)
-    contribute(store, bench.record.config.name, [found])
+    contribute(store, study_id, [Contribution(SOURCE, evaluation, attributes=attributes)])
     terms = bench.outer.terms(result.policy)
     return result, _row(SOURCE, result, evaluation, terms, time.monotonic() - started)
 
 
 def _recover(
     store: StudyStore,
+    study_id: int,
     bench: Workbench,
     recovery: Recovery,
     result: MaqeeResult,
@@ -156,7 +159,7 @@ def _recover(
     chosen = policy if found is None else found[0]
     better = made.traces.evaluate(chosen)
     contribution = Contribution(RECOVERED, better, made.digest, made.weights)
-    contribute(store, bench.record.config.name, [contribution])
+    contribute(store, study_id, [contribution])
     row = _row(RECOVERED, result, better, outer.terms(chosen), time.monotonic() - started)
     return {**row, "checkpoint": str(made.weights)}
 

@@ -11,8 +11,8 @@ from search.errors import BadInput, NoPolicyFound
 from search.front import best_under, cheapest_above, knee
 from studies.commands.common import add_json, add_store, read_store
 from studies.fronts import FrontSummary
-from studies.policy_file import PolicyBundle, write_bundle
-from studies.records import Recorded
+from studies.policy_file import PolicyFile, write_policy_file
+from studies.records import EvaluationRow
 from studies.store.writer import StudyStore
 
 
@@ -71,13 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Choose, write the bundle, and say what was chosen."""
     store = StudyStore(read_store(args))
-    summary = FrontSummary.load(store, args.study)
+    summary = FrontSummary.load(store, store.get(args.study))
     if not summary.rows:
         raise NoPolicyFound(f"study {args.study!r} has no evaluations yet: launch it first")
     row = _choose(args, summary)
     (evaluation,) = store.details([row])
-    bundle = PolicyBundle.of(summary.record, row, evaluation)
-    write_bundle(bundle, args.output, force=args.force)
+    file = PolicyFile.of(summary.record, row, evaluation)
+    write_policy_file(file, args.output, force=args.force)
     if args.json:
         fields = {**summary.row_as_dict(row), "certified": False, "bundle": str(args.output)}
         print(json.dumps(fields, indent=2, allow_nan=False))
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _choose(args: argparse.Namespace, summary: FrontSummary) -> Recorded:
+def _choose(args: argparse.Namespace, summary: FrontSummary) -> EvaluationRow:
     points = summary.points
     reference = summary.record.reference_value
     for option in ("min_accuracy", "max_drop"):
@@ -122,7 +122,7 @@ def _choose(args: argparse.Namespace, summary: FrontSummary) -> Recorded:
     return summary.rows[index]
 
 
-def _by_digest(prefix: str, model: str | None, summary: FrontSummary) -> Recorded:
+def _by_digest(prefix: str, model: str | None, summary: FrontSummary) -> EvaluationRow:
     matching = {
         (row.digest, row.model or "own"): row
         for row in summary.rows

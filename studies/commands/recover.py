@@ -10,7 +10,7 @@ from rich.console import Console
 from search.errors import BadInput
 from studies.commands.common import check_writable
 from studies.commands.method_options import add_recovery, check_data, read_recipe
-from studies.policy_file import read_bundle, write_bundle
+from studies.policy_file import read_policy_file, write_policy_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Recover, choose thresholds anew at the policy's cost, and write checkpoint and bundle."""
     check_data(args)
-    bundle = read_bundle(args.policy)
-    policy, recorded = bundle.read_policy(), bundle.read_evaluation()
+    given = read_policy_file(args.policy)
+    policy, recorded = given.read_policy(), given.read_evaluation()
     if args.output.suffix != ".safetensors":
         raise BadInput(f"output {str(args.output)!r} must end in .safetensors")
     target = args.output.with_suffix(".policy.json")
@@ -46,23 +46,23 @@ def run(args: argparse.Namespace) -> int:
     from studies.methods.recovery import Recovery
     from studies.work.opening import open_evaluator
 
-    evaluator = open_evaluator(bundle.study)
-    if evaluator.card.digest != bundle.model_digest:
+    evaluator = open_evaluator(given.study)
+    if evaluator.card.digest != given.model_digest:
         raise BadInput(
-            f"the policy is for model {bundle.model_digest[:12]}, "
-            f"{bundle.study.model.checkpoint!r} is {evaluator.card.digest[:12]}: "
+            f"the policy is for model {given.model_digest[:12]}, "
+            f"{given.study.model.checkpoint!r} is {evaluator.card.digest[:12]}: "
             "restore the checkpoint that the policy was searched for"
         )
-    if evaluator.data_digest != bundle.data_digest:
+    if evaluator.data_digest != given.data_digest:
         raise BadInput(
-            f"the images of data set {bundle.study.data.dataset!r} are not those that the policy "
+            f"the images of data set {given.study.data.dataset!r} are not those that the policy "
             "was measured on: restore them"
         )
-    data = open_training_data(bundle.study.data.dataset, args.data, evaluator.card.input)
+    data = open_training_data(given.study.data.dataset, args.data, evaluator.card.input)
     recovery = Recovery(evaluator, data, read_recipe(args))
     with recovery_bar(console, f"policy {policy.digest[:12]}") as on_step:
         made = recovery.make(policy.bits, recorded.exit_rates, args.output, on_step)
-    low, high = bundle.study.space.thresholds
+    low, high = given.study.space.thresholds
     space = PolicySpace.from_ledger(
         evaluator.ledger, policy.bits.granularity, threshold_low=low, threshold_high=high
     )
@@ -70,19 +70,19 @@ def run(args: argparse.Namespace) -> int:
     found = outer.under(policy.bits, recorded.cost.expected)
     chosen = policy if found is None else found[0]
     better = made.traces.evaluate(chosen)
-    model = bundle.study.model.model_copy(update={"checkpoint": str(args.output.absolute())})
-    written = bundle.model_copy(
+    model = given.study.model.model_copy(update={"checkpoint": str(args.output.absolute())})
+    written = given.model_copy(
         update={
-            "study": bundle.study.model_copy(update={"model": model}),
+            "study": given.study.model_copy(update={"model": model}),
             "trial": None,
-            "source": f"{bundle.source}+recovery",
+            "source": f"{given.source}+recovery",
             "digest": chosen.digest,
             "policy": chosen.as_dict(),
             "model_digest": made.digest,
             "evaluation": better.as_dict(),
         }
     )
-    write_bundle(written, target, force=args.force)
+    write_policy_file(written, target, force=args.force)
     print(
         f"{recorded.metric} {recorded.value:.4f} at {recorded.gbops:.4f} GBOPs before, "
         f"{better.value:.4f} at {better.gbops:.4f} after"

@@ -54,10 +54,11 @@ def _read(
     store: StudyStore, args: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], list[WorkerState]]:
     rows = []
-    for name in [args.study] if args.study else store.names(archived=args.archived):
-        record = store.get(name)
-        progress = store.progress(name)
-        summary = FrontSummary.of(record, store.evaluations(name))
+    asked = [store.version(args.study)] if args.study else store.versions(archived=args.archived)
+    for name, study_id, _ in asked:
+        record = store.study(study_id).record
+        progress = store.progress(study_id)
+        summary = FrontSummary.of(record, store.evaluations(study_id))
         rows.append(
             {
                 "study": name,

@@ -7,6 +7,7 @@ import sys
 
 from search.errors import BadInput
 from studies.commands.common import add_store, read_store, refuse_password
+from studies.records import Study
 from studies.store.writer import StudyStore
 
 
@@ -43,29 +44,38 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "list":
         for name in store.names(archived=args.archived):
             print(name)
-    elif args.action == "rename":
-        store.rename(args.study, args.new_name)
-    elif args.action == "archive":
-        store.set_archived(args.study, True)
-    elif args.action == "restore":
-        store.set_archived(args.study, False)
-    elif args.action == "delete":
-        _delete(store, args.study, args.yes)
+    elif args.action == "import":
+        _exchange(store, args, None)
+    elif args.action == "export":
+        _exchange(store, args, store.get(args.study))
     else:
-        _exchange(store, args)
+        _change(store, args, store.get(args.study))
     return 0
 
 
-def _exchange(store: StudyStore, args: argparse.Namespace) -> None:
+def _change(store: StudyStore, args: argparse.Namespace, study: Study) -> None:
+    if args.action == "rename":
+        store.rename(study.id, args.new_name)
+    elif args.action == "delete":
+        _delete(store, study, args.yes)
+    else:
+        store.set_archived(study.id, args.action == "archive")
+
+
+def _exchange(store: StudyStore, args: argparse.Namespace, study: Study | None) -> None:
     from studies.store.exchange import export_study, import_study
 
     refuse_password(args.database)
-    copy = export_study if args.action == "export" else import_study
-    print(f"{copy(store, args.study, args.database)} trials copied")
+    copied = (
+        import_study(store, args.study, args.database)
+        if study is None
+        else export_study(store, study.id, args.database)
+    )
+    print(f"{copied} trials copied")
 
 
-def _delete(store: StudyStore, name: str, yes: bool) -> None:
-    progress = store.progress(name)
+def _delete(store: StudyStore, study: Study, yes: bool) -> None:
+    progress, name = store.progress(study.id), study.record.config.name
     if not yes:
         if not sys.stdin.isatty():
             raise BadInput(
@@ -74,4 +84,4 @@ def _delete(store: StudyStore, name: str, yes: bool) -> None:
         print(f"{name} has {progress.finished} results, which will be lost for good.")
         if input("Type the study's name to delete it: ") != name:
             raise BadInput(f"{name!r} was not deleted: the name did not match")
-    store.delete(name)
+    store.delete(study.id)

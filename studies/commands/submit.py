@@ -15,7 +15,7 @@ from search.errors import BadInput
 from search.models.bundled import checkpoint_digest
 from studies.commands.common import add_store, positive, read_store
 from studies.config import StudyConfig, load_config
-from studies.records import StudyRecord
+from studies.records import Study, StudyRecord
 from studies.store.database import EmptyStore
 from studies.store.writer import StudyStore
 
@@ -44,14 +44,15 @@ def run(args: argparse.Namespace) -> int:
     """Create the study, or raise the budget of one that exists with the same configuration."""
     config = load_config(args.study, name=args.name, trials=args.trials)
     cache = DiskTraceCache(args.cache)
-    _, record = open_study(read_store(args), config, cache, Console(stderr=True))
+    _, study = open_study(read_store(args), config, cache, Console(stderr=True))
+    record = study.record
     print(f"study {record.config.name}: budget {record.config.budget.trials} trials")
     return 0
 
 
 def open_study(
     address: str, config: StudyConfig, cache: DiskTraceCache, console: Console
-) -> tuple[StudyStore, StudyRecord]:
+) -> tuple[StudyStore, Study]:
     """Take a study up where it exists, else check everything and create it.
 
     Raises:
@@ -60,29 +61,30 @@ def open_study(
     """
     try:
         store = StudyStore(address)
-        known = store.find(config.name)
+        study = store.find(config.name)
     except EmptyStore:
-        store, known = None, None
-    if known is None:
+        store, study = None, None
+    if study is None:
         record = _measure(config, cache, console)
         store = store or StudyStore(address, create=True)
-        if store.create(record):
-            return store, record
-        known = store.get(config.name)  # another process was faster
+        if created := store.create(record):
+            return store, created
+        study = store.get(config.name)  # another process was faster
     assert store is not None
+    known = study.record
     if difference := known.config.difference(config):
         raise BadInput(
             f"study {config.name!r} exists with another configuration ({difference}): "
             "give this one another --name"
         )
-    found = checkpoint_digest(config.model.checkpoint)
-    if found != known.model_digest:
+    digest = checkpoint_digest(config.model.checkpoint)
+    if digest != known.model_digest:
         raise BadInput(
             f"the checkpoint of study {config.name!r} has changed since the study began "
-            f"({known.model_digest[:12]} in the store, {found[:12]} now): restore it, or give this "
-            "study another --name"
+            f"({known.model_digest[:12]} in the store, {digest[:12]} now): restore it, or give "
+            "this study another --name"
         )
-    return store, store.raise_budget(config.name, config.budget.trials)
+    return store, store.raise_budget(study.id, config.budget.trials)
 
 
 def _measure(config: StudyConfig, cache: DiskTraceCache, console: Console) -> StudyRecord:

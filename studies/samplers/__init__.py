@@ -12,7 +12,7 @@ from search.registry import Registry
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-    from studies.samplers.knowledge import StudyKnowledge
+    from studies.samplers.knowledge import Knowledge
 
 SAMPLERS = Registry(
     "sampler",
@@ -26,7 +26,7 @@ SAMPLERS = Registry(
 )
 
 
-def make_sampler(name: str, seed: int, knowledge: StudyKnowledge | None = None) -> BaseSampler:
+def make_sampler(name: str, seed: int, knowledge: Knowledge | None = None) -> BaseSampler:
     """Build the sampler called ``name``.
 
     Args:

@@ -13,7 +13,7 @@ On any other study it draws uniformly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
@@ -27,9 +27,7 @@ from search.errors import ExitbitsError
 from search.policy import Policy
 from search.results import GIGA, Evaluation
 from search.space import PolicySpace
-
-if TYPE_CHECKING:
-    from studies.samplers.knowledge import StudyKnowledge
+from studies.samplers.knowledge import Knowledge
 
 PARENTS = 12  # drawn from the front for a proposal
 CHILDREN = 24  # of each parent
@@ -47,7 +45,7 @@ class ApqSampler(BaseSampler):
         knowledge: of the study that is sampled for; without it all draws are uniform.
     """
 
-    def __init__(self, seed: int | None = None, knowledge: StudyKnowledge | None = None) -> None:
+    def __init__(self, seed: int | None = None, knowledge: Knowledge | None = None) -> None:
         self._rng = np.random.default_rng(seed)
         self._uniform = RandomSampler(seed)
         self._knowledge = knowledge
@@ -108,7 +106,7 @@ class _Asked:
 class _Proposal:
     """One proposal in the making."""
 
-    def __init__(self, knowledge: StudyKnowledge, rng: np.random.Generator) -> None:
+    def __init__(self, knowledge: Knowledge, rng: np.random.Generator) -> None:
         self.knowledge, self.rng = knowledge, rng
         self.surrogate = knowledge.surrogate
         space = self.surrogate.space
@@ -122,20 +120,20 @@ class _Proposal:
         front, keys = self.knowledge.front()
         if not len(front):
             return None
-        drawn = self.rng.permutation(len(front))[:PARENTS]
-        parents = self.knowledge.evaluations([keys[index] for index in drawn])
+        chosen = self.rng.permutation(len(front))[:PARENTS]
+        parents = self.knowledge.evaluations([keys[index] for index in chosen])
         taken = set(self.knowledge.best_by_bits())
-        taken |= {one.bits for one in self.knowledge.pending()}
+        taken |= {policy.bits for policy in self.knowledge.pending()}
         slope, doubt = self._fit()
         log = bool(self.rng.random() < 0.5)
         best, highest = None, -np.inf
         vectors = [self.surrogate.vector(parent.policy.bits) for parent in parents]
         for index, parent in enumerate(parents):
             usage = _usage(parent)
-            found = self._children(index, vectors)
+            vectors_near = self._children(index, vectors)
             if index < ALLOCATIONS:
-                found += self._allocations(parent, usage)
-            new = [one for one in found if self.surrogate.bits(one) not in taken]
+                vectors_near += self._allocations(parent, usage)
+            new = [vector for vector in vectors_near if self.surrogate.bits(vector) not in taken]
             if not new:
                 continue
             candidates = np.array(new)
@@ -148,8 +146,8 @@ class _Proposal:
             high = self.knowledge.reference_gbops
             gains = np.mean(
                 [
-                    front_gain(np.column_stack([one, costs]), front, high, log=log)
-                    for one in drawn_values
+                    front_gain(np.column_stack([drawn, costs]), front, high, log=log)
+                    for drawn in drawn_values
                 ],
                 axis=0,
             )
@@ -161,7 +159,7 @@ class _Proposal:
 
     def _children(self, index: int, vectors: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Mutations of a parent and crosses with the others."""
-        found = []
+        children = []
         for _ in range(CHILDREN):
             child = vectors[index].copy()
             if len(vectors) > 1 and self.rng.random() < 0.3:
@@ -173,8 +171,8 @@ class _Proposal:
                 now = int(np.searchsorted(choices, child[place]))
                 step = int(self.rng.choice([-2, -1, 1, 2], p=[0.1, 0.4, 0.4, 0.1]))
                 child[place] = choices[np.clip(now + step, 0, len(choices) - 1)]
-            found.append(child)
-        return found
+            children.append(child)
+        return children
 
     def _allocations(self, parent: Evaluation, usage: Usage) -> list[np.ndarray]:
         """The exact allocation for a parent's usage at about its cost."""
@@ -186,16 +184,16 @@ class _Proposal:
         )
         budget = parent.gbops * GIGA * float(self.rng.uniform(0.8, 1.25))
         try:
-            found = problem.solve(budget)
+            allocation = problem.solve(budget)
         except ExitbitsError:  # none fits, or the solver gave up: the children are left
             return []
-        return [surrogate.vector(found.bits)]
+        return [surrogate.vector(allocation.bits)]
 
     def _fit(self) -> tuple[float, float]:
         """Metric lost for a unit of damage at full depth, and the doubt of a prediction."""
-        known = list(self.knowledge.best_by_bits().items())[-FITTED:]
-        vectors = np.array([self.surrogate.vector(bits) for bits, _ in known])
-        values = np.array([value for _, value in known])
+        latest = list(self.knowledge.best_by_bits().items())[-FITTED:]
+        vectors = np.array([self.surrogate.vector(bits) for bits, _ in latest])
+        values = np.array([value for _, value in latest])
         damage = self.surrogate.damage(vectors, Usage.full_depth(self.surrogate.ledger))
         near = values >= np.median(values)  # collapsed ones say nothing about those worth having
         if near.sum() < 3 or np.ptp(damage[near]) == 0:

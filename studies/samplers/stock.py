@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-    from studies.samplers.knowledge import StudyKnowledge
+    from studies.samplers.knowledge import Knowledge
 
 
-def apq(seed: int, knowledge: StudyKnowledge | None) -> BaseSampler:
+def apq(seed: int, knowledge: Knowledge | None) -> BaseSampler:
     """Children of the front, ranked by usage-weighted damage and expected hypervolume gain."""
     from studies.samplers.apq import ApqSampler
 
     return ApqSampler(seed, knowledge)
 
 
-def multivariate_tpe(seed: int, _: StudyKnowledge | None = None) -> BaseSampler:
+def multivariate_tpe(seed: int, _: Knowledge | None = None) -> BaseSampler:
     """Multivariate tree-structured Parzen estimator, with constant liar for parallel workers."""
     from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import TPESampler
@@ -28,14 +28,14 @@ def multivariate_tpe(seed: int, _: StudyKnowledge | None = None) -> BaseSampler:
         return TPESampler(multivariate=True, constant_liar=True, seed=seed)
 
 
-def nsga2(seed: int, _: StudyKnowledge | None = None) -> BaseSampler:
+def nsga2(seed: int, _: Knowledge | None = None) -> BaseSampler:
     """NSGA-II, for long runs."""
     from optuna.samplers import NSGAIISampler
 
     return NSGAIISampler(seed=seed)
 
 
-def uniform_random(seed: int, _: StudyKnowledge | None = None) -> BaseSampler:
+def uniform_random(seed: int, _: Knowledge | None = None) -> BaseSampler:
     """Independent uniform draws: the floor that every other sampler must beat."""
     from optuna.samplers import RandomSampler
 

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, and_, insert, or_, select, update
 
 from search.errors import ExitbitsError
+from studies.records import Lease, StudyGone
 from studies.store.database import Database
 from studies.store.rows import frozen_trial, trial_row
 from studies.store.schema import evaluations, now_seconds, studies, trials
@@ -29,18 +30,6 @@ _WAITING, _RUNNING = TrialState.WAITING.value, TrialState.RUNNING.value
 
 class LeaseLost(ExitbitsError):
     """Another worker has taken the trial over: this result is not recorded."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A trial in a worker's hands."""
-
-    study_id: int
-    trial_id: int
-    number: int
-    attempt: int
-    worker: str
-    source: str | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +49,9 @@ class Claims:
 
         Returns:
             None when the budget is spent or all that is left is in other workers' hands.
+
+        Raises:
+            StudyGone: when there is no such study any more.
         """
         while True:
             taken = self.database.write(
@@ -103,6 +95,9 @@ class Claims:
             .returning(studies.c.revision, studies.c.trials)
         ).one_or_none()
         if counters is None:
+            own = select(studies.c.id).where(studies.c.id == study_id)
+            if connection.execute(own).first() is None:
+                raise StudyGone(study_id)
             return None
         taken = {
             "state": _RUNNING,
@@ -200,6 +195,7 @@ class Claims:
 
         Raises:
             LeaseLost: when another worker has the trial or has recorded it.
+            StudyGone: when the study was deleted meanwhile.
         """
         ended = {"state": TrialState.COMPLETE.value, "trial_values": list(values)}
         self._end(lease, ended, rows, patience_s, attributes)
@@ -223,6 +219,8 @@ class Claims:
                 .values(revision=studies.c.revision + 1)
                 .returning(studies.c.revision)
             ).scalar_one_or_none()
+            if revision is None:
+                raise StudyGone(lease.study_id)
             added: dict[str, Any] = {}
             if attributes:
                 own = select(trials.c.user_attrs).where(trials.c.id == lease.trial_id)

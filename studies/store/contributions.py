@@ -18,6 +18,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from search.results import Evaluation
 from search.space import PolicySpace
+from studies.records import StudyGone
 from studies.store.rows import evaluation_row, trial_row
 from studies.store.schema import evaluations, studies, trials
 from studies.store.writer import StudyStore
@@ -41,7 +42,7 @@ class Contribution:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
-def contribute(store: StudyStore, name: str, found: Sequence[Contribution]) -> int:
+def contribute(store: StudyStore, study_id: int, given: Sequence[Contribution]) -> int:
     """Record contributions, in one transaction; what the study has already is left as it is.
 
     Contributions with the same bits share a trial, whose parameters are the first one's.
@@ -50,19 +51,17 @@ def contribute(store: StudyStore, name: str, found: Sequence[Contribution]) -> i
         how many evaluations were new.
 
     Raises:
-        BadInput: when there is no such study, or a figure is not finite.
+        BadInput: when a figure is not finite.
+        StudyGone: when the study was deleted.
     """
-    space = store.get(name).space
-    rows = [_row(one) for one in found]
+    space = store.study(study_id).record.space
+    rows = [_row(contribution) for contribution in given]
 
     def add(connection: Connection) -> int:
-        study_id = connection.execute(
-            update(studies)
-            .where(studies.c.name == name)
-            .values(revision=studies.c.revision + 1)
-            .returning(studies.c.id)
-        ).scalar_one()
-        known = {
+        locked = update(studies).where(studies.c.id == study_id)
+        if not connection.execute(locked.values(revision=studies.c.revision + 1)).rowcount:
+            raise StudyGone(study_id)
+        recorded = {
             tuple(row)
             for row in connection.execute(
                 select(evaluations.c.source, evaluations.c.digest, evaluations.c.model).where(
@@ -71,16 +70,17 @@ def contribute(store: StudyStore, name: str, found: Sequence[Contribution]) -> i
             )
         }
         fresh = []
-        for one, row in zip(found, rows, strict=True):
-            name_of_row = (one.source, row["digest"], one.model)
-            if name_of_row not in known:
-                known.add(name_of_row)
-                fresh.append((one, row))
+        for contribution, row in zip(given, rows, strict=True):
+            name = (contribution.source, row["digest"], contribution.model)
+            if name not in recorded:
+                recorded.add(name)
+                fresh.append((contribution, row))
         groups: dict[str, list[tuple[Contribution, dict[str, Any]]]] = {}
-        for one, row in fresh:
-            own = one.model is None and space.contains(one.evaluation.policy)
-            bits = one.evaluation.policy.bits.to_json() if own else ""
-            groups.setdefault(f"{one.source} {bits}" if own else "", []).append((one, row))
+        for contribution, row in fresh:
+            policy = contribution.evaluation.policy
+            own = contribution.model is None and space.contains(policy)
+            key = f"{contribution.source} {policy.bits.to_json()}" if own else ""
+            groups.setdefault(key, []).append((contribution, row))
         alone = groups.pop("", [])
         counters = connection.execute(
             update(studies)
@@ -109,22 +109,28 @@ def contribute(store: StudyStore, name: str, found: Sequence[Contribution]) -> i
     return store.database.write(add)
 
 
-def _row(one: Contribution) -> dict[str, Any]:
-    checkpoint = None if one.checkpoint is None else str(one.checkpoint.absolute())
-    row = evaluation_row(one.source, one.evaluation)
-    return {**row, "model": one.model, "checkpoint": checkpoint}
+def _row(given: Contribution) -> dict[str, Any]:
+    checkpoint = None if given.checkpoint is None else str(given.checkpoint.absolute())
+    row = evaluation_row(given.source, given.evaluation)
+    return {**row, "model": given.model, "checkpoint": checkpoint}
 
 
-def _finished(space: PolicySpace, one: Contribution) -> dict[str, Any]:
+def _finished(space: PolicySpace, given: Contribution) -> dict[str, Any]:
     """The columns of the finished trial that a contribution becomes."""
-    asked = FixedTrial(space.encode(one.evaluation.policy))
+    asked = FixedTrial(space.encode(given.evaluation.policy))
     space.propose(asked)
     ended = create_trial(
         state=TrialState.COMPLETE,
         params=asked.params,
         distributions=asked.distributions,
-        values=[one.evaluation.value, one.evaluation.gbops],
-        user_attrs=one.attributes,
+        values=[given.evaluation.value, given.evaluation.gbops],
+        user_attrs=given.attributes,
     )
     now = datetime.now(UTC)
-    return {**trial_row(ended), "started": now, "finished": now, "source": one.source, "attempt": 1}
+    return {
+        **trial_row(ended),
+        "started": now,
+        "finished": now,
+        "source": given.source,
+        "attempt": 1,
+    }

@@ -32,12 +32,12 @@ _CARRIED = [
 ]
 
 
-def export_study(store: StudyStore, name: str, address: str) -> int:
+def export_study(store: StudyStore, study_id: int, address: str) -> int:
     """Copy a study into a stock Optuna database.
 
     Args:
         store: where it is.
-        name: of the study; the other database must not have it.
+        study_id: of the study; the other database must have none of its name.
         address: of the other database.
 
     Returns:
@@ -45,9 +45,10 @@ def export_study(store: StudyStore, name: str, address: str) -> int:
 
     Raises:
         BadInput: when the other database cannot be written or has a study of that name.
+        StudyGone: when the study was deleted.
     """
-    record = store.get(name)
-    study_id = store.storage.get_study_id_from_name(name)
+    record = store.study(study_id).record
+    name = record.config.name
     recorded = _evaluations_by_trial(store, study_id)
     theirs = _open(address)
     try:
@@ -89,7 +90,7 @@ def import_study(store: StudyStore, name: str, address: str) -> int:
         raise BadInput(f"the other database has no study {name!r}") from None
     record = dict(theirs.user_attrs.get(RECORD, {}))
     budget = record.pop("budget", None)
-    found = theirs.get_trials(deepcopy=True)
+    copied = theirs.get_trials(deepcopy=True)
     alone = theirs.user_attrs.get(EVALUATIONS, [])
     kept = {k: v for k, v in theirs.user_attrs.items() if k not in (RECORD, EVALUATIONS)}
 
@@ -102,14 +103,14 @@ def import_study(store: StudyStore, name: str, address: str) -> int:
                     "user_attrs": kept,
                     "record": record or None,
                     "budget": budget,
-                    "claimed": sum(trial.state.is_finished() for trial in found),
-                    "trials": len(found),
-                    "revision": len(found) + bool(alone),
+                    "claimed": sum(trial.state.is_finished() for trial in copied),
+                    "trials": len(copied),
+                    "revision": len(copied) + bool(alone),
                 }
             )
             .returning(studies.c.id)
         ).scalar_one()
-        for number, trial in enumerate(found):
+        for number, trial in enumerate(copied):
             carried = trial.user_attrs.pop(EVALUATIONS, [])
             trial_id = connection.execute(
                 insert(trials)
@@ -127,14 +128,14 @@ def import_study(store: StudyStore, name: str, address: str) -> int:
                 keys = {"study_id": study_id, "trial_id": trial_id, "revision": number + 1}
                 connection.execute(insert(evaluations), [{**row, **keys} for row in carried])
         if alone:
-            keys = {"study_id": study_id, "trial_id": None, "revision": len(found) + 1}
+            keys = {"study_id": study_id, "trial_id": None, "revision": len(copied) + 1}
             connection.execute(insert(evaluations), [{**row, **keys} for row in alone])
 
     try:
         store.database.write(add)
     except IntegrityError:
         raise BadInput(f"study {name!r} exists in this store: rename one of the two") from None
-    return len(found)
+    return len(copied)
 
 
 def _evaluations_by_trial(
@@ -147,11 +148,11 @@ def _evaluations_by_trial(
         .where(evaluations.c.study_id == study_id)
         .order_by(evaluations.c.id)
     )
-    found: dict[int | None, list[dict[str, Any]]] = defaultdict(list)
+    recorded: dict[int | None, list[dict[str, Any]]] = defaultdict(list)
     with store.database.read() as connection:
         for trial_id, *values in connection.execute(statement):
-            found[trial_id].append(dict(zip(_CARRIED, values, strict=True)))
-    return found
+            recorded[trial_id].append(dict(zip(_CARRIED, values, strict=True)))
+    return recorded
 
 
 def _with_attribute(trial: FrozenTrial, key: str, value: list[dict[str, Any]]) -> FrozenTrial:

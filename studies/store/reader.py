@@ -1,6 +1,7 @@
 """Reading the store: which studies there are, how far they are, what was found.
 
-Nothing here changes anything.
+A name is resolved to a study once; everything else is asked for by the study's id. Nothing here
+changes anything.
 """
 
 from __future__ import annotations
@@ -9,12 +10,21 @@ import json
 from collections.abc import Sequence
 
 from optuna.trial import TrialState
-from sqlalchemy import and_, case, exists, func, or_, select
+from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
 
 from search.errors import BadInput
 from search.policy import Policy
 from search.results import Evaluation
-from studies.records import Progress, Recorded, StudyRecord
+from search.space import PolicySpace
+from studies.records import (
+    EvaluationRow,
+    NoSuchStudy,
+    Progress,
+    Study,
+    StudyGone,
+    StudyRecord,
+    StudyVersion,
+)
 from studies.store.database import Database
 from studies.store.schema import evaluations, now_seconds, studies, trials
 
@@ -29,39 +39,55 @@ class StudyReader:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    # Studies
+    # From names to studies
 
     def names(self, *, archived: bool = False) -> list[str]:
         """Names of all studies that exitbits made, sorted; archived ones only if asked for."""
-        return list(self.versions(archived=archived))
+        return [version.name for version in self.versions(archived=archived)]
 
-    def find(self, name: str) -> StudyRecord | None:
-        """The study called ``name``, or None."""
-        with self.database.read() as connection:
-            row = connection.execute(
-                select(studies.c.id, studies.c.record, studies.c.budget).where(
-                    studies.c.name == name
-                )
-            ).one_or_none()
-        if row is None:
-            return None
-        if row.record is None:
-            raise BadInput(f"study {name!r} was made by another program: choose another --name")
-        return StudyRecord.from_dict(row.record, row.budget)
-
-    def get(self, name: str) -> StudyRecord:
-        """The study called ``name``.
+    def find(self, name: str) -> Study | None:
+        """The study that is called ``name`` now, or None.
 
         Raises:
-            BadInput: when there is none.
+            BadInput: when another program made it.
         """
-        record = self.find(name)
-        if record is None:
-            names = ", ".join(self.names(archived=True)) or "none yet"
-            raise BadInput(f"no study {name!r} in this store: there are {names}")
-        return record
+        return self._study(studies.c.name == name)
 
-    def open_studies(self) -> list[str]:
+    def get(self, name: str) -> Study:
+        """The study that is called ``name`` now.
+
+        Raises:
+            NoSuchStudy: when there is none.
+            BadInput: when another program made it.
+        """
+        study = self.find(name)
+        if study is None:
+            names = ", ".join(self.names(archived=True)) or "none yet"
+            raise NoSuchStudy(f"no study {name!r} in this store: there are {names}")
+        return study
+
+    def version(self, name: str) -> StudyVersion:
+        """Id and revision of the study that is called ``name`` now.
+
+        Raises:
+            NoSuchStudy, BadInput: as :meth:`get` does.
+        """
+        statement = _VERSION.where(studies.c.name == name, studies.c.record.is_not(None))
+        with self.database.read() as connection:
+            row = connection.execute(statement).one_or_none()
+        if row is not None:
+            return StudyVersion(*row)
+        study = self.get(name)  # says which there are
+        return StudyVersion(name, study.id, 0)  # made since: its first revision comes with a read
+
+    def versions(self, *, archived: bool = False) -> list[StudyVersion]:
+        """:meth:`version` of every study of :meth:`names`, in one statement."""
+        wanted = [studies.c.record.is_not(None)]
+        if not archived:
+            wanted.append(studies.c.archived.is_(None))
+        return self._versions(wanted, studies.c.name)
+
+    def open_studies(self) -> list[StudyVersion]:
         """Studies with something to claim, the one with the fewest running trials first.
 
         Asks only for running trials, which are few, whatever the size of a study.
@@ -71,62 +97,60 @@ class StudyReader:
         )
         in_hand = select(func.count()).where(running).scalar_subquery()
         abandoned = exists().where(running, trials.c.lease_until < now_seconds())
-        statement = (
-            select(studies.c.name)
-            .where(
-                studies.c.record.is_not(None),
-                studies.c.archived.is_(None),
-                or_(studies.c.claimed < studies.c.budget, abandoned),
-            )
-            .order_by(in_hand, studies.c.id)
-        )
-        with self.database.read() as connection:
-            return list(connection.scalars(statement))
+        wanted = [
+            studies.c.record.is_not(None),
+            studies.c.archived.is_(None),
+            or_(studies.c.claimed < studies.c.budget, abandoned),
+        ]
+        return self._versions(wanted, in_hand, studies.c.id)
 
-    def versions(self, *, archived: bool = False) -> dict[str, tuple[int, int]]:
-        """:meth:`version` of every study of :meth:`names`, in one statement."""
-        wanted = [studies.c.record.is_not(None)]
-        if not archived:
-            wanted.append(studies.c.archived.is_(None))
-        statement = (
-            select(studies.c.name, studies.c.id, studies.c.revision)
-            .where(*wanted)
-            .order_by(studies.c.name)
-        )
+    def _versions(
+        self, wanted: Sequence[ColumnElement[bool]], *order: ColumnElement[object]
+    ) -> list[StudyVersion]:
         with self.database.read() as connection:
-            return {name: (number, revision) for name, number, revision in
-                    connection.execute(statement)}  # fmt: skip
+            rows = connection.execute(_VERSION.where(*wanted).order_by(*order)).all()
+        return [StudyVersion(*row) for row in rows]
+
+    def _study(self, condition: ColumnElement[bool]) -> Study | None:
+        columns = (studies.c.id, studies.c.name, studies.c.record, studies.c.budget)
+        with self.database.read() as connection:
+            row = connection.execute(select(*columns).where(condition)).one_or_none()
+        if row is None:
+            return None
+        if row.record is None:
+            raise BadInput(f"study {row.name!r} was made by another program: choose another --name")
+        return Study(row.id, StudyRecord.from_dict(row.record, row.budget))
 
     # One study
 
-    def version(self, name: str) -> tuple[int, int]:
-        """Id and revision of a study: the first tells it from another that had its name, the second
-        stands still while nothing changes.
+    def study(self, study_id: int) -> Study:
+        """The study as it is now.
 
         Raises:
-            BadInput: when there is none.
+            StudyGone: when it was deleted.
         """
-        statement = select(studies.c.id, studies.c.revision).where(studies.c.name == name)
-        with self.database.read() as connection:
-            row = connection.execute(statement).one_or_none()
-        if row is None:
-            self.get(name)  # says which there are
-        assert row is not None
-        return row.id, row.revision
+        study = self._study(studies.c.id == study_id)
+        if study is None:
+            raise StudyGone(study_id)
+        return study
 
-    def progress(self, name: str) -> Progress:
-        """Count the trials of a study by state, in one statement."""
+    def progress(self, study_id: int) -> Progress:
+        """Count the trials of a study by state, in one statement.
+
+        Raises:
+            StudyGone: when it was deleted.
+        """
         again = case((trials.c.attempt > 1, trials.c.attempt - 1), else_=0)
         statement = (
             select(studies.c.budget, trials.c.state, func.count(trials.c.id), func.sum(again))
             .select_from(studies.outerjoin(trials))
-            .where(studies.c.name == name)
+            .where(studies.c.id == study_id)
             .group_by(studies.c.id, studies.c.budget, trials.c.state)
         )
         with self.database.read() as connection:
             rows = connection.execute(statement).all()
         if not rows:
-            raise BadInput(f"no study {name!r} in this store")
+            raise StudyGone(study_id)
         counts = {state: count for _, state, count, _ in rows}
         return Progress(
             budget=rows[0][0],
@@ -136,20 +160,29 @@ class StudyReader:
             lost=sum(int(lost or 0) for _, _, _, lost in rows),
         )
 
-    def failures(self, name: str) -> Sequence[tuple[int, str]]:
-        """Number and reason of every failed trial."""
+    def failures(self, study_id: int) -> Sequence[tuple[int, str]]:
+        """Number and reason of every failed trial.
+
+        Raises:
+            StudyGone: when the study was deleted.
+        """
         statement = (
             select(trials.c.number, trials.c.reason)
-            .select_from(trials.join(studies))
-            .where(studies.c.name == name, trials.c.state == TrialState.FAIL.value)
+            .where(trials.c.study_id == study_id, trials.c.state == TrialState.FAIL.value)
             .order_by(trials.c.number)
         )
         with self.database.read() as connection:
             rows = connection.execute(statement).all()
+        if not rows:
+            self._check_there(study_id)
         return [(number, reason or "unknown") for number, reason in rows]
 
-    def evaluations(self, name: str, since: int = 0) -> list[Recorded]:
-        """Evaluations recorded after revision ``since``, in the order of their recording."""
+    def evaluations(self, study_id: int, since: int = 0) -> list[EvaluationRow]:
+        """Evaluations recorded after revision ``since``, in the order of their recording.
+
+        Raises:
+            StudyGone: when the study was deleted.
+        """
         columns = [evaluations.c[column] for column in _NARROW]
         statement = (
             select(
@@ -159,24 +192,20 @@ class StudyReader:
                 *columns,
                 trials.c.finished,
             )
-            .select_from(
-                evaluations.outerjoin(trials, evaluations.c.trial_id == trials.c.id).join(
-                    studies, evaluations.c.study_id == studies.c.id
-                )
-            )
-            .where(studies.c.name == name, evaluations.c.revision > since)
+            .select_from(evaluations.outerjoin(trials, evaluations.c.trial_id == trials.c.id))
+            .where(evaluations.c.study_id == study_id, evaluations.c.revision > since)
             .order_by(evaluations.c.revision, evaluations.c.id)
         )
         with self.database.read() as connection:
-            return [Recorded(*row) for row in connection.execute(statement)]
+            rows = [EvaluationRow(*row) for row in connection.execute(statement)]
+        if not rows:
+            self._check_there(study_id)
+        return rows
 
-    def pending(self, name: str) -> list[Policy]:
-        """Policies that have been proposed and are in workers' hands."""
-        space = self.get(name).space
-        statement = (
-            select(trials.c.params)
-            .select_from(trials.join(studies))
-            .where(studies.c.name == name, trials.c.state == TrialState.RUNNING.value)
+    def pending(self, study_id: int, space: PolicySpace) -> list[Policy]:
+        """Policies that have been proposed and are in workers' hands; ``space`` is the study's."""
+        statement = select(trials.c.params).where(
+            trials.c.study_id == study_id, trials.c.state == TrialState.RUNNING.value
         )
         with self.database.read() as connection:
             rows = list(connection.scalars(statement))
@@ -189,19 +218,31 @@ class StudyReader:
             if names <= params.keys()
         ]
 
-    def details(self, rows: Sequence[Recorded]) -> list[Evaluation]:
-        """The whole evaluations behind ``rows``, in one statement."""
+    def details(self, rows: Sequence[EvaluationRow]) -> list[Evaluation]:
+        """The whole evaluations behind ``rows``, in one statement.
+
+        Raises:
+            KeyError: when one was deleted with its study.
+        """
         statement = select(evaluations.c.id, evaluations.c.detail).where(
             evaluations.c.id.in_([row.id for row in rows])
         )
         with self.database.read() as connection:
-            found = {row.id: row.detail for row in connection.execute(statement)}
+            details = {row.id: row.detail for row in connection.execute(statement)}
         return [
-            Evaluation.from_dict({**json.loads(found[row.id]), "policy": row.policy.as_dict()})
+            Evaluation.from_dict({**json.loads(details[row.id]), "policy": row.policy.as_dict()})
             for row in rows
         ]
 
+    def _check_there(self, study_id: int) -> None:
+        """Raise ``StudyGone`` unless there is such a study: of what it has none, it may be so."""
+        with self.database.read() as connection:
+            own = select(studies.c.id).where(studies.c.id == study_id)
+            if connection.execute(own).first() is None:
+                raise StudyGone(study_id)
 
+
+_VERSION = select(studies.c.name, studies.c.id, studies.c.revision)
 _NARROW = (
     "source", "digest", "value", "standard_error", "gbops", "gbops_p95", "mean_exit", "policy",
     "model", "checkpoint",

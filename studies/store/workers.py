@@ -16,7 +16,8 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, and_, delete, insert, select, update
 
 from search.errors import BadInput, ExitbitsError
-from studies.store.claims import Claims, Lease
+from studies.records import Lease
+from studies.store.claims import Claims
 from studies.store.database import Database
 from studies.store.schema import now_seconds, studies, trials, workers
 

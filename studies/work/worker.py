@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING
 
 from search.disk_cache import DiskCaches
 from search.errors import BadInput, ExitbitsError
-from studies.records import HARVEST, Claim
+from studies.records import HARVEST, Claim, NoSuchStudy, StudyGone
 from studies.store.claims import LeaseLost
 from studies.store.database import StoreUnavailable
 from studies.store.workers import Registration
 from studies.store.writer import StudyStore
+from studies.work.proposing import Proposer
 
 if TYPE_CHECKING:
+    from search.measuring import Measurer
     from search.sensitivity import SensitivityMeter
-    from studies.work.measuring import Measurer
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,11 @@ class Worker:
         registration: this worker's entry, which keeps its lease.
         caches: shared with other processes. Sensitivities are taken up when another command has
             measured them, and never measured here.
-        study: the only one to serve, or None for all.
+        study: name of the only one to serve, or None for all. Whichever study has the name now is
+            served; where it is deleted, a service waits for another one of that name.
         until_done: whether to end when the study's budget is spent.
         parent: pid of the launcher, whose end is this worker's; None for a service.
-        stream: names the samplers' random stream.
+        stream: names the samplers' random stream, by default after the worker.
         device: where models run.
     """
 
@@ -60,10 +62,13 @@ class Worker:
     stream: str | None = None
     device: str = "cpu"
     stopping: bool = False
-    _opened: OrderedDict[str, tuple[Measurer, SensitivityMeter]] = field(
+    # By the study's id: a name may be another study's by the next trial.
+    _proposers: dict[int, Proposer] = field(default_factory=dict)
+    _models: OrderedDict[int, tuple[Measurer, SensitivityMeter]] = field(
         default_factory=OrderedDict
     )
-    _refused: set[str] = field(default_factory=set)
+    _refused: set[int] = field(default_factory=set)
+    _waits: bool = False
 
     def stop(self) -> None:
         """Finish the trial in hand, then end."""
@@ -74,15 +79,20 @@ class Worker:
         while not self._should_end():
             claim = None
             try:
-                claim = self._next_claim()
+                served = self._served()
+                claim = self._next_claim(served)
                 if claim is not None:
                     self._serve(claim)
-                elif self.study and self.until_done and self.store.progress(self.study).done:
+                elif self.study and self.until_done and self.store.progress(served[0]).done:
                     return
                 else:
                     time.sleep(IDLE_S if self.until_done else 1.0)
             except LeaseLost as error:
                 log.warning("%s", error)  # frozen between claim and proposal
+            except StudyGone as error:
+                log.warning("study %s: %s", self._name(error.study_id), error)
+                self._proposers.pop(error.study_id, None)
+                self._models.pop(error.study_id, None)
             except StoreUnavailable as error:
                 log.warning("%s", error)
                 time.sleep(AWAY_S)
@@ -91,83 +101,120 @@ class Worker:
                     raise
                 log.error("%s", error)
                 if claim is not None:
-                    self._refused.add(claim.study)
+                    self._refused.add(claim.lease.study_id)
 
     def _should_end(self) -> bool:
         return self.stopping or (self.parent is not None and os.getppid() != self.parent)
 
-    def _next_claim(self) -> Claim | None:
-        for name in [self.study] if self.study else self.store.open_studies():
-            if name in self._refused:
+    def _served(self) -> list[int]:
+        """Ids of the studies that may have a trial for this worker, as their names stand now."""
+        if self.study is None:
+            return [version.id for version in self.store.open_studies()]
+        try:
+            served = [self.store.version(self.study).id]
+        except NoSuchStudy:
+            if self.until_done:
+                raise
+            if not self._waits:
+                log.warning("no study is called %s any more: waiting for another", self.study)
+            self._waits = True
+            return []
+        self._waits = False
+        return served
+
+    def _next_claim(self, served: list[int]) -> Claim | None:
+        for study_id in served:
+            if study_id in self._refused:
                 continue
             try:
-                self._open(name)  # before the claim: a model that cannot be used costs none
-                self._take_up_tables(name)
+                proposer = self._proposer(study_id)
+                self._open(proposer)  # before the claim: a model that cannot be used costs none
+                self._take_up_tables(proposer)
             except BadInput as error:
-                if self.study:
+                if self.study or isinstance(error, StudyGone):
                     raise
-                self._refused.add(name)
-                log.error("study %s is left to others: %s", name, error)
+                self._refused.add(study_id)
+                log.error("study %s is left to others: %s", self._name(study_id), error)
                 continue
-            claim = self.store.claim(name, self.registration.name, self.stream)
+            claim = proposer.claim(self.registration.name)
             if claim is not None:
                 return claim
         return None
 
     def _serve(self, claim: Claim) -> None:
+        name = self._name(claim.lease.study_id)
         self.registration.hold(claim.lease)
         try:
-            send = self._compute(claim)
+            send = self._compute(claim, name)
             send()
-            log.info("trial %s of %s recorded", claim.lease.number, claim.study)
+            log.info("trial %s of %s recorded", claim.lease.number, name)
         except LeaseLost as error:
-            log.warning("study %s, %s", claim.study, error)
+            log.warning("study %s, %s", name, error)
         finally:
             self.registration.hold(None)
 
-    def _compute(self, claim: Claim) -> Callable[[], None]:
+    def _compute(self, claim: Claim, name: str) -> Callable[[], None]:
         """Evaluate, and return how to record what came of it, however long the store is away."""
         try:
-            found = self._open(claim.study).measure(claim.policy)
+            measured = self._open(self._proposers[claim.lease.study_id]).measure(claim.policy)
+        except StudyGone:
+            raise
         except (OSError, ExitbitsError) as error:
             # The data or the disk, not the policy: others may fare better with the trial.
             self.store.claims.give_back(claim.lease)
-            raise BadInput(f"study {claim.study!r} cannot be evaluated here: {error}") from error
+            raise BadInput(f"study {name!r} cannot be evaluated here: {error}") from error
         except Exception as error:
             # One policy's failure is that trial's result, not the end of the search.
             reason = f"{type(error).__name__}: {error}"
             return lambda: self.store.fail(claim, reason, patience_s=DAY_S)
-        more = [(HARVEST, one) for one in found.harvested]
+        more = [(HARVEST, harvested) for harvested in measured.harvested]
         return lambda: self.store.record(
-            claim, found.evaluation, *more, attributes=found.attributes, patience_s=DAY_S
+            claim, measured.evaluation, *more, attributes=measured.attributes, patience_s=DAY_S
         )
 
-    def _open(self, name: str) -> Measurer:
-        if name not in self._opened:
-            self._opened[name] = self._load(name)
-        self._opened.move_to_end(name)
-        while len(self._opened) > KEPT_MODELS:
-            self._opened.popitem(last=False)
-        return self._opened[name][0]
+    def _proposer(self, study_id: int) -> Proposer:
+        """Kept as long as the study is there: made anew, its sampler would begin again."""
+        if study_id not in self._proposers:
+            study = self.store.study(study_id)
+            stream = self.stream or self.registration.name
+            self._proposers[study_id] = Proposer(self.store, study, stream)
+        return self._proposers[study_id]
 
-    def _take_up_tables(self, name: str) -> None:
+    def _open(self, proposer: Proposer) -> Measurer:
+        study_id = proposer.study.id
+        if study_id not in self._models:
+            self._models[study_id] = self._load(proposer)
+        self._models.move_to_end(study_id)
+        while len(self._models) > KEPT_MODELS:
+            self._models.popitem(last=False)
+        return self._models[study_id][0]
+
+    def _take_up_tables(self, proposer: Proposer) -> None:
         """Have the sampler use sensitivities that a command has measured, even just now."""
-        if name not in self.store.tables and (tables := self._opened[name][1].known()) is not None:
-            self.store.tables[name] = tables
-            log.info("study %s: sensitivity tables found", name)
+        if proposer.tables is not None:
+            return
+        tables = self._models[proposer.study.id][1].known()
+        if tables is not None:
+            proposer.take_up(tables)
+            log.info("study %s: sensitivity tables found", proposer.study.record.config.name)
 
-    def _load(self, name: str) -> tuple[Measurer, SensitivityMeter]:
+    def _name(self, study_id: int) -> str:
+        """The study's name when it was opened, for the log."""
+        proposer = self._proposers.get(study_id)
+        return str(study_id) if proposer is None else proposer.study.record.config.name
+
+    def _load(self, proposer: Proposer) -> tuple[Measurer, SensitivityMeter]:
+        from search.measuring import Measurer
         from search.sensitivity import SensitivityMeter
-        from studies.work.measuring import Measurer
         from studies.work.opening import open_study_evaluator
 
-        record = self.store.get(name)
+        record = proposer.study.record
         evaluator = open_study_evaluator(
             record, self.caches.traces, self.caches.calibrations, self.device
         )
-        known, granularity = self.store.known_front(name), record.config.space.granularity
+        trial, granularity = record.config.trial, record.config.space.granularity
         return (
-            Measurer(evaluator, record.space, record.config.trial, known),
+            Measurer(evaluator, record.space, proposer.front, trial.harvest, trial.racing),
             SensitivityMeter(evaluator.quantized, granularity, self.caches.tables),
         )
 

@@ -28,6 +28,7 @@ from search.trace import ExitTrace
 from studies.config import parse_config
 from studies.store.contributions import Contribution, contribute
 from studies.store.writer import StudyStore
+from studies.work.proposing import Proposer
 
 
 def evaluate(policy: Policy, rng: np.random.Generator) -> Evaluation:
@@ -59,14 +60,16 @@ def asks(size: int, count: int) -> tuple[float, list[float]]:
                 thresholds = (*(float(one) for one in rng.uniform(0.3, 1, space.exits - 1)), 0.0)
                 policy = Policy(bits, thresholds)
                 found.append(Contribution("drawn", evaluate(policy, rng)))
-            contribute(store, "ask", found)
+            contribute(store, store.get("ask").id, found)
         times = []
+        started = time.perf_counter()
+        proposer = Proposer(store, store.get("ask"), "bench")
         for _ in range(count + 1):
-            started = time.perf_counter()
-            claim = store.claim("ask", "bench")
+            claim = proposer.claim("bench")
             times.append(1000 * (time.perf_counter() - started))
             assert claim is not None
             store.record(claim, evaluate(claim.policy, rng))
+            started = time.perf_counter()
         store.database.engine.dispose()
     return times[0], times[1:]
 

@@ -49,9 +49,10 @@ from search.policy import Policy
 from search.results import Evaluation, evaluate_trace
 from search.tasks import resolve_task
 from search.trace import ExitTrace
-from studies.records import Recorded
+from studies.records import EvaluationRow
 from studies.store.schema import evaluations, trials
 from studies.store.writer import StudyStore
+from studies.work.proposing import Proposer
 
 EVALUATIONS = 50
 NEWS = 100
@@ -111,8 +112,9 @@ def passes(policy: Policy, count: int, rng: np.random.Generator) -> list[Evaluat
 
 def grow(store: StudyStore, name: str, count: int) -> None:
     """Claim and record as a worker does."""
+    proposer = Proposer(store, store.get(name), "bench")
     for _ in range(count):
-        claim = store.claim(name, "bench")
+        claim = proposer.claim("bench")
         assert claim is not None
         rng = np.random.default_rng(claim.lease.trial_id)
         first, *others = passes(claim.policy, EVALUATIONS, rng)
@@ -156,7 +158,7 @@ def _copying() -> list[str]:
     ]
 
 
-def filled_with_trials(address: str, rows: Sequence[Recorded]) -> None:
+def filled_with_trials(address: str, rows: Sequence[EvaluationRow]) -> None:
     """Make a study with a trial for each evaluation, through Optuna's own interface."""
     store = StudyStore(address, create=True)
     record = record_of_study("trials", len(rows))
@@ -628,7 +630,8 @@ def main() -> None:
         address, as_trials = new_database(server.url()), new_database(server.url())
         note("fill the store")
         names = filled(address, studies, evaluations)
-        filled_with_trials(as_trials, StudyStore(address).evaluations(names[0]))
+        store = StudyStore(address)
+        filled_with_trials(as_trials, store.evaluations(store.get(names[0]).id))
         with StudyStore(address).database.read() as connection:
             shown = connection.exec_driver_sql("show server_version").scalar()
         result["machine"]["postgresql"] = str(shown)

@@ -35,6 +35,7 @@ from studies.config import parse_config
 from studies.records import StudyRecord
 from studies.store.schema import evaluations, studies, trials
 from studies.store.writer import StudyStore
+from studies.work.proposing import Proposer
 
 DELAY_S = 0.005
 EVALUATIONS = 50
@@ -94,24 +95,26 @@ def counting(engine: Engine) -> Iterator[dict[str, int]]:
 def ours(address: str, count: int) -> tuple[dict[str, float], list[float]]:
     """Statements and commits a trial, and milliseconds of each trial."""
     store = StudyStore(address, create=True)
-    store.create(record_of_study("ours", count + 5))
+    study = store.create(record_of_study("ours", count + 5))
+    assert study is not None
+    proposer = Proposer(store, study, "bench")
     for _ in range(5):
-        one_trial(store, "ours")
+        one_trial(proposer)
     with counting(store.database.engine) as counts:
-        times = [one_trial(store, "ours") for _ in range(count)]
+        times = [one_trial(proposer) for _ in range(count)]
     store.database.engine.dispose()
     return {key: value / count for key, value in counts.items()}, times
 
 
-def one_trial(store: StudyStore, study: str) -> float:
+def one_trial(proposer: Proposer) -> float:
     """Claim, propose, and record with 50 evaluations; returns the store's milliseconds."""
     started = time.perf_counter()
-    claim = store.claim(study, "bench")
+    claim = proposer.claim("bench")
     claimed = time.perf_counter()
     assert claim is not None
     found = evaluate(claim.policy)
     evaluated = time.perf_counter()
-    store.record(claim, found, *[("harvest", found)] * (EVALUATIONS - 1))
+    proposer.store.record(claim, found, *[("harvest", found)] * (EVALUATIONS - 1))
     return 1000 * (claimed - started + time.perf_counter() - evaluated)
 
 
@@ -151,8 +154,10 @@ def grown(address: str, sizes: tuple[int, int], reads: int, repeat: int) -> dict
         store.create(record_of_study(name, size + 1000))
         fill(store, name, trials_to_add=size, evaluations_a_trial=0)
         fresh = StudyStore(address)
-        first = one_trial(fresh, name)
-        times = [one_trial(fresh, name) for _ in range(repeat)]
+        started = time.perf_counter()
+        proposer = Proposer(fresh, fresh.get(name), "bench")
+        first = 1000 * (time.perf_counter() - started) + one_trial(proposer)
+        times = [one_trial(proposer) for _ in range(repeat)]
         result[f"trial with {size} finished, ms"] = spread(times)
         result[f"a worker's first trial with {size} finished, ms"] = spread([first])
     store.create(record_of_study("reads", reads))
@@ -160,14 +165,15 @@ def grown(address: str, sizes: tuple[int, int], reads: int, repeat: int) -> dict
     cold, news = [], []
     for _ in range(5):
         reader = StudyStore(address)
+        study_id = reader.version("reads").id
         started = time.perf_counter()
-        rows = reader.evaluations("reads")
+        rows = reader.evaluations(study_id)
         cold.append(1000 * (time.perf_counter() - started))
     for _ in range(10):
         last = rows[-1].revision
         fill(store, "reads", trials_to_add=1, evaluations_a_trial=10)
         started = time.perf_counter()
-        rows = reader.evaluations("reads", since=last)
+        rows = reader.evaluations(study_id, since=last)
         news.append(1000 * (time.perf_counter() - started))
         assert len(rows) == 10
     result[f"read {reads} evaluations cold, ms"] = spread(cold)

@@ -31,11 +31,11 @@ from rich.table import Table
 
 from search.evaluate import Evaluator, measure_reference
 from search.front import as_points, hypervolume
+from search.measuring import Measurer
 from studies.config import load_config, parse_config
-from studies.live_front import LiveFront
 from studies.records import HARVEST, StudyRecord
 from studies.store.writer import StudyStore
-from studies.work.measuring import Measurer
+from studies.work.proposing import Proposer
 
 ARMS: dict[str, dict[str, Any]] = {
     "ours": {},
@@ -82,18 +82,20 @@ def ours(evaluator: Evaluator, changes: dict[str, Any], seed: int, folder: Path)
     """Trials of our store, without end."""
     record = record_of(evaluator, changes, seed)
     store = StudyStore(f"sqlite:///{folder}/ours.db", create=True)
-    store.create(record)
-    name, kept = record.config.name, _Kept()
+    study = store.create(record)
+    assert study is not None
+    proposer, kept = Proposer(store, study, "bench"), _Kept()
     engine = record.config.engine.name
     evaluator = with_model(dataclasses.replace(evaluator, cache=kept), engine_name=engine)
     prepare(evaluator)
-    measure = Measurer(evaluator, record.space, record.config.trial, LiveFront(store, name))
+    trial = record.config.trial
+    measure = Measurer(evaluator, record.space, proposer.front, trial.harvest, trial.racing)
     reference = record.ledger.full_depth_macs * 64 / 1e9
     points = np.empty((0, 2))
     seconds = passes = 0.0
     while True:
         started, traces = time.perf_counter(), len(kept)
-        claim = store.claim(name, "bench")
+        claim = proposer.claim("bench")
         assert claim is not None
         found = measure.measure(claim.policy)
         more = [(HARVEST, one) for one in found.harvested]

@@ -20,7 +20,7 @@ from small_study import grow
 from dashboards.pages.study.view import FrontView
 from dashboards.snapshot import Snapshots
 from search.front import best_under
-from studies.policy_file import read_bundle
+from studies.policy_file import read_policy_file
 from studies.records import StudyRecord
 from studies.store.writer import StudyStore
 
@@ -267,7 +267,7 @@ def test_downloads_can_be_read(
     with page.expect_download() as caught:
         button.click()
     caught.value.save_as(tmp_path / "policy.json")
-    bundle = read_bundle(tmp_path / "policy.json")
+    bundle = read_policy_file(tmp_path / "policy.json")
     assert bundle.read_policy() == row.policy
     assert json.loads((tmp_path / "policy.json").read_text())["digest"] == row.digest
 

@@ -16,7 +16,7 @@ from dash import Dash, Patch, dcc, html, no_update
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plotly.utils import PlotlyJSONEncoder
-from small_study import measure, small_ledger
+from small_study import grow, small_ledger
 
 from dashboards import theme
 from dashboards.pages import parts
@@ -37,7 +37,7 @@ from dashboards.pages.compare.layout import Selection, answer, layout, written_q
 from dashboards.snapshot import Snapshot, Snapshots
 from search.cost import Ledger
 from search.errors import BadInput
-from studies.records import Progress, Recorded, StudyRecord
+from studies.records import EvaluationRow, Progress, StudyRecord
 from studies.store.database import StoreUnavailable
 from studies.store.writer import StudyStore
 
@@ -61,10 +61,7 @@ class Bench:
 
     def evaluate(self, name: str, count: int) -> None:
         """Evaluate the next trials of a study."""
-        for _ in range(count):
-            claim = self.store.claim(name, "tester")
-            assert claim
-            self.store.record(claim, measure(claim.policy))
+        grow(self.store, name, count)
 
     def page(self, query: str, seen: Any = None, mode: str = "light") -> dict[str, Any]:
         """See :func:`page_of`."""
@@ -107,8 +104,8 @@ def made(make_record: Callable[..., StudyRecord]) -> Made:
         # Few distinct values, so that equal metrics and costs come up within and between studies.
         values = np.round(np.sqrt(costs / dearest) * rng.uniform(0.7, 1, count), 2)
         rows = [
-            Recorded(1000 * seed + i, i, i + 1, "random", f"{seed:04}{i:060}", float(values[i]),
-                     0.01, float(costs[i]), float(costs[i]), 1.5, policy)
+            EvaluationRow(1000 * seed + i, i, i + 1, "random", f"{seed:04}{i:060}",
+                          float(values[i]), 0.01, float(costs[i]), float(costs[i]), 1.5, policy)
             for i in range(count)
         ]  # fmt: skip
         progress = Progress(max(1, count), count, 0, 0, 0)
@@ -485,7 +482,7 @@ def test_more_studies_than_can_be_told_apart_are_cut(
 
 def test_archived_studies_can_be_chosen(bench: Bench) -> None:
     bench.study("old")
-    bench.store.set_archived("old", True)
+    bench.store.set_archived(bench.store.get("old").id, True)
     page = bench.page("?study=old")
     assert page["options"] == [{"label": "old (archived)", "value": "old"}]
     assert page["hidden"] is False

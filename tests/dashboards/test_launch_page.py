@@ -21,6 +21,7 @@ from dash_client import call
 from flask.testing import FlaskClient
 from playwright.sync_api import Page, expect
 from running import command_env
+from small_study import open_names, take
 
 from dashboards import actions
 from dashboards.actions import (
@@ -397,10 +398,10 @@ def test_the_real_command_measures_and_adds_the_study(
     workplace.submit(preset_text("fashion"), "from the form", 9)
     (found,) = ended(workplace, patience_s=240)
     assert (found.state, found.words) == ("done", "study from the form: budget 9 trials")
-    record = store.get("from the form")
+    record = store.get("from the form").record
     assert record.config == load_config("fashion", name="from the form", trials=9)
     assert 0.9 < record.reference_value < 0.95
-    assert store.open_studies() == ["small", "from the form"]
+    assert open_names(store) == ["small", "from the form"]
 
 
 # Changing what is there
@@ -408,13 +409,13 @@ def test_the_real_command_measures_and_adds_the_study(
 
 def test_what_was_changed_is_said_in_one_line(workplace: Workplace, store: StudyStore) -> None:
     for _ in range(2):
-        store.claim("small", "tester")
+        take(store, "small", "tester")
     assert workplace.stop("small") == (
         "study 'small' ends at 2 trials; 2 trials in hand will be finished"
     )
-    assert store.claim("small", "tester") is None
+    assert take(store, "small", "tester") is None
     assert workplace.raise_budget("small", 5) == "study 'small' goes on to 5 trials"
-    assert store.claim("small", "tester") is not None
+    assert take(store, "small", "tester") is not None
     assert workplace.set_archived("small", True).startswith("study 'small' is archived")
     assert store.names() == []
     assert workplace.set_archived("small", False) == "study 'small' is back"
@@ -435,7 +436,7 @@ def test_what_cannot_be_changed_is_refused(workplace: Workplace, store: StudySto
     for step in steps:
         with pytest.raises(BadInput, match="no study 'none' in this store: there are small"):
             step()
-    assert store.get("small").config.budget.trials == 12
+    assert store.get("small").record.config.budget.trials == 12
 
 
 # The page
@@ -532,7 +533,7 @@ def test_each_open_study_has_a_stop_and_a_raise_of_its_own(
 ) -> None:
     for each in {name, "other"}:
         store.create(make_record(name=each))
-        assert store.claim(each, "tester")
+        assert take(store, each, "tester")
     stop, more, field = (key(f"launch-{one}", name) for one in ("stop", "raise", "trials"))
     words = said(change(app, client, stop, {"launch-stop.n_clicks": [(stop, 1)]}), "launch-done")
     assert words == f"study {name!r} ends at 1 trial; 1 trial in hand will be finished"
@@ -545,8 +546,8 @@ def test_each_open_study_has_a_stop_and_a_raise_of_its_own(
     assert said(change(app, client, more, values), "launch-done") == (
         f"study {name!r} goes on to 15 trials"
     )
-    assert store.get(name).config.budget.trials == 15
-    assert store.get("other").config.budget.trials == 12
+    assert store.get(name).record.config.budget.trials == 15
+    assert store.get("other").record.config.budget.trials == 12
     values["launch-trials.value"] = [(field, "1.5")]
     values["launch-trials.id"] = [(field, field)]
     assert "trials = '1.5'" in said(change(app, client, more, values), "launch-done")
@@ -555,19 +556,19 @@ def test_each_open_study_has_a_stop_and_a_raise_of_its_own(
 def test_rows_that_come_or_go_press_no_button(
     app: Dash, client: FlaskClient, store: StudyStore
 ) -> None:
-    assert store.claim("small", "tester")
+    assert take(store, "small", "tester")
     stop = key("launch-stop", "small")
     for clicks in (None, 0):
         values = {"launch-stop.n_clicks": [(stop, clicks)]}
         assert change(app, client, stop, values).status_code == 204
-    assert store.get("small").config.budget.trials == 12
+    assert store.get("small").record.config.budget.trials == 12
 
 
 def test_a_stopped_study_goes_on_by_its_name(
     app: Dash, client: FlaskClient, store: StudyStore
 ) -> None:
-    assert store.claim("small", "tester")
-    store.stop("small")
+    assert take(store, "small", "tester")
+    store.stop(store.get("small").id)
     values: dict[str, Any] = {"launch-ended-raise.n_clicks": 1}
     assert "no study is chosen" in said(
         change(app, client, "launch-ended-raise", values), "launch-done"
@@ -580,7 +581,7 @@ def test_a_stopped_study_goes_on_by_its_name(
     assert said(change(app, client, "launch-ended-raise", values), "launch-done") == (
         "study 'small' goes on to 8 trials"
     )
-    assert store.open_studies() == ["small"]
+    assert open_names(store) == ["small"]
 
 
 def test_what_is_typed_stays_while_the_studies_stay(
@@ -594,7 +595,7 @@ def test_what_is_typed_stays_while_the_studies_stay(
     )
     assert again.json is not None
     assert "launch-open" not in again.json["response"]
-    assert store.claim("small", "tester")
+    assert take(store, "small", "tester")
     cell = key("launch-state", "small")
     states = call(app, client, "launch-state.children", {"launch-state.id": [(cell, cell)]},
                   "launch-poll")  # fmt: skip
@@ -647,7 +648,7 @@ def test_a_study_is_checked_stopped_and_raised_in_a_browser(
     make_record: Callable[..., StudyRecord],
 ) -> None:
     store.create(make_record(name=MARKUP))
-    assert store.claim(MARKUP, "tester")
+    assert take(store, MARKUP, "tester")
     page = quiet_page
     page.goto(f"{serve(store.address)}/launch")
     expect(page.get_by_label("Study, in TOML")).to_have_value(preset_text("fashion"))
@@ -660,7 +661,7 @@ def test_a_study_is_checked_stopped_and_raised_in_a_browser(
     group = page.get_by_role("group", name=MARKUP, exact=True)
     field = group.get_by_label("to trials")
     field.fill("20")
-    store.claim(MARKUP, "tester")
+    take(store, MARKUP, "tester")
     expect(group).to_contain_text("2 running", timeout=10_000)
     expect(field).to_have_value("20")  # the row was brought up to date around it
     page.get_by_role("button", name=f"Raise the budget of {MARKUP}").click()
@@ -668,9 +669,9 @@ def test_a_study_is_checked_stopped_and_raised_in_a_browser(
     page.get_by_role("button", name=f"Stop {MARKUP}").click()
     expect(page.locator("#launch-done")).to_contain_text("ends at 2 trials")
     expect(group).to_have_count(0)
-    assert store.get(MARKUP).config.budget.trials == 2
+    assert store.get(MARKUP).record.config.budget.trials == 2
     page.get_by_label("Study", exact=True).fill(MARKUP)
     page.get_by_label("Trials", exact=True).fill("4")
     page.get_by_role("button", name="Raise its budget").click()
     expect(group).to_contain_text("0 of 4 trials")
-    assert store.get(MARKUP).config.budget.trials == 4
+    assert store.get(MARKUP).record.config.budget.trials == 4

@@ -16,7 +16,7 @@ from dashboards.pages.policy.neighbours import bit_worth, choice_names, neighbou
 from dashboards.snapshot import Snapshot
 from search.errors import BadInput
 from search.policy import Bits, Policy
-from studies.records import Progress, Recorded, StudyRecord
+from studies.records import EvaluationRow, Progress, StudyRecord
 
 MakeSnapshot = Callable[..., Snapshot]
 
@@ -25,9 +25,9 @@ def make_policy(weights: Any, activations: Any, threshold: float = 0.5) -> Polic
     return Policy(Bits("block", tuple(weights), tuple(activations)), (threshold, 0.0))
 
 
-def recorded(number: int, policy: Policy, model: str | None = None) -> Recorded:
+def recorded(number: int, policy: Policy, model: str | None = None) -> EvaluationRow:
     found = measure(policy)
-    return Recorded(
+    return EvaluationRow(
         number, None, number, "hand", policy.digest, found.value, found.standard_error,
         found.gbops, found.cost.p95 / 1e9, found.mean_exit, policy.to_json(), model,
     )  # fmt: skip
@@ -37,7 +37,7 @@ def recorded(number: int, policy: Policy, model: str | None = None) -> Recorded:
 def make_snapshot(make_record: Callable[..., StudyRecord]) -> MakeSnapshot:
     """A study in which these policies, or these rows, were recorded."""
 
-    def make(*found: Policy | Recorded) -> Snapshot:
+    def make(*found: Policy | EvaluationRow) -> Snapshot:
         record, progress = make_record(), Progress(12, 0, 0, 0, 0)
         rows = [
             recorded(number, one) if isinstance(one, Policy) else one

@@ -27,7 +27,7 @@ from search.policy import Bits, Policy
 from search.results import Evaluation, evaluate_trace
 from search.tasks import resolve_task
 from search.trace import ExitTrace
-from studies.policy_file import PolicyBundle, read_bundle, write_bundle
+from studies.policy_file import PolicyFile, read_policy_file, write_policy_file
 from studies.records import StudyRecord
 from studies.store.contributions import Contribution, contribute
 from studies.store.writer import StudyStore
@@ -66,7 +66,11 @@ def make_snapshots(tmp_path: Path, make_record: MakeRecord) -> Callable[..., Sna
     def make(policies: list[Policy], name: str = "small", **more: Any) -> Snapshots:
         store = StudyStore(f"sqlite:///{tmp_path}/s.db", create=True)
         store.create(make_record(name=name))
-        contribute(store, name, [Contribution("hand", measure(one), **more) for one in policies])
+        contribute(
+            store,
+            store.get(name).id,
+            [Contribution("hand", measure(one), **more) for one in policies],
+        )
         return Snapshots(store)
 
     return make
@@ -449,12 +453,12 @@ def test_the_download_is_the_bundle_that_pick_writes(
     assert file["base64"] is False
     path = tmp_path / "downloaded.json"
     path.write_text(file["content"])
-    bundle = read_bundle(path)
+    bundle = read_policy_file(path)
     assert bundle.read_policy() == row.policy
     assert bundle.read_evaluation() == measure(row.policy)
     assert bundle.certificate is None
-    write_bundle(
-        PolicyBundle.of(snapshot.record, row, measure(row.policy)), tmp_path / "picked.json"
+    write_policy_file(
+        PolicyFile.of(snapshot.record, row, measure(row.policy)), tmp_path / "picked.json"
     )
     assert path.read_bytes() == (tmp_path / "picked.json").read_bytes()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_study import measure
+from small_study import grow
 
 from dashboards import theme
 from dashboards.report.figures import bits_figure, exits_figure, front_figure
@@ -26,11 +26,8 @@ def summarize(
     def make(name: str = "small", evaluated: int = 12) -> FrontSummary:
         store = StudyStore(f"sqlite:///{tmp_path}/s.db", create=True)
         store.create(make_record(name=name))
-        for _ in range(evaluated):
-            claim = store.claim(name, "tester")
-            assert claim
-            store.record(claim, measure(claim.policy))
-        return FrontSummary.load(store, name)
+        grow(store, name, evaluated)
+        return FrontSummary.load(store, store.get(name))
 
     return make
 

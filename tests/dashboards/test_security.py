@@ -18,6 +18,7 @@ from dash_client import CALLBACK, callback_body, csrf
 from flask import Flask
 from flask.testing import FlaskClient
 from playwright.sync_api import Page
+from small_study import take
 from werkzeug.test import TestResponse
 
 from dashboards import security
@@ -48,7 +49,7 @@ STOP = {"type": "launch-stop", "study": b"small".hex()}
 def store(tmp_path: Path, make_record: Callable[..., StudyRecord]) -> StudyStore:
     store = StudyStore(f"sqlite:///{tmp_path}/s.db", create=True)
     store.create(make_record())
-    assert store.claim("small", "tester")
+    assert take(store, "small", "tester")
     return store
 
 
@@ -112,7 +113,7 @@ def test_another_name_for_this_machine_is_refused(
         assert answer.status_code in (400, 421), path
         assert b"exitbits" not in answer.data or b"is not this dashboard's" in answer.data
     assert stop(app, client, {"Host": host, **own}).status_code in (400, 421)
-    assert store.get("small").config.budget.trials == 12
+    assert store.get("small").record.config.budget.trials == 12
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_a_callback_without_the_token_is_refused(
     guarded.set_cookie(CSRF_COOKIE, "mine")
     answer = stop(guarded_app, guarded, {CSRF_HEADER: "mine", **PAGE})
     assert answer.status_code == 401
-    assert store.get("small").config.budget.trials == 12
+    assert store.get("small").record.config.budget.trials == 12
 
 
 @pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], TOKEN + "x", TOKEN.upper(), "ü\ud800"])
@@ -326,9 +327,9 @@ def test_what_changes_something_needs_the_pages_own_header(
         {"X-CSRF": own[CSRF_HEADER]},
     ):
         assert stop(app, client, headers).status_code == 403, headers
-    assert store.get("small").config.budget.trials == 12
+    assert store.get("small").record.config.budget.trials == 12
     assert stop(app, client, own).status_code == 200
-    assert store.get("small").config.budget.trials == 1
+    assert store.get("small").record.config.budget.trials == 1
 
 
 def test_an_empty_cookie_with_an_empty_header_is_refused(app: Dash, client: FlaskClient) -> None:
@@ -344,7 +345,7 @@ def test_a_browser_that_names_another_site_is_refused(
     """Another port of this machine is "same-site": its requests carry this dashboard's cookies."""
     answer = stop(app, client, {"Sec-Fetch-Site": site, **csrf(client)})
     assert answer.status_code == 403
-    assert store.get("small").config.budget.trials == 12
+    assert store.get("small").record.config.budget.trials == 12
     assert stop(app, client, {"Sec-Fetch-Site": "same-origin", **csrf(client)}).status_code == 200
 
 

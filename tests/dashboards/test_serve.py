@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from running import command_env, command_line
-from small_study import measure
+from small_study import measure, take
 
 from studies.records import StudyRecord
 from studies.store.writer import StudyStore
@@ -93,7 +93,7 @@ def test_a_report_is_the_page_of_the_front(
     done = run(tmp_path, "report", "small", "--store", address, "-o", "front.html")
     assert done.returncode == 2
     assert "no evaluations yet" in done.stderr
-    claim = store.claim("small", "tester")
+    claim = take(store, "small", "tester")
     assert claim
     store.record(claim, measure(claim.policy))
     done = run(tmp_path, "report", "small", "--store", address, "-o", "front.html")

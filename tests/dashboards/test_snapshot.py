@@ -27,7 +27,7 @@ def test_growing_gives_what_reading_at_once_gives(address: str, make_record: Mak
     for trials in (1, 0, 7, 1, 20):
         grow(store, "small", trials, harvest=True)
         found = snapshots.get("small")
-        expected = FrontSummary.load(store, "small")
+        expected = FrontSummary.load(store, store.get("small"))
         assert list(found.rows) == list(expected.rows)
         assert list(found.front) == list(expected.front)
         assert found.hypervolume == pytest.approx(expected.hypervolume, abs=1e-12)
@@ -87,7 +87,7 @@ def test_a_study_made_anew_begins_anew(address: str, make_record: MakeRecord) ->
     grow(store, "small", 3, harvest=True)
     snapshots = Snapshots(store)
     assert len(snapshots.get("small").rows) == 6
-    store.delete("small")
+    store.delete(store.get("small").id)
     with pytest.raises(BadInput, match="no study 'small'"):
         snapshots.get("small")
     store.create(make_record())

@@ -122,7 +122,7 @@ def test_a_choice_made_while_the_database_is_away_reaches_the_address(
 def test_archived_studies_are_shown_when_asked_for(store: StudyStore) -> None:
     visitor = Visitor(store)
     visitor.ask()
-    store.set_archived("pear", True)
+    store.set_archived(store.get("pear").id, True)
     assert names_in(visitor.ask()) == ["apple", "plum"]
     assert names_in(visitor.ask("studies-archived", archived=["archived"])) == [
         "apple", "pear", "plum",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search.errors import BadInput
-from studies.config import load_config, parse_config, preset_names
+from studies.config import TrialSection, load_config, parse_config, preset_names
 
 GOOD = """
 name = "mine"
@@ -117,3 +117,11 @@ def test_a_stored_study_is_read_where_its_quantizer_is_not_installed() -> None:
     assert parse_config(fields, "stored study", stored=True).quantizer.name == "rare"
     with pytest.raises(BadInput, match=r"new: quantizer\.name: 'rare' is unknown: .* minmax, mse"):
         parse_config(fields, "new")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"harvest": -1}, {"harvest": 1001}, {"racing": 0.4}, {"racing": 1}]
+)
+def test_what_a_trial_does_is_within_range(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="0"):
+        TrialSection(**settings)

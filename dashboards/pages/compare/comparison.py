@@ -16,7 +16,7 @@ from dashboards.pages.compare.attainment import attainment, dominates, needed
 from dashboards.snapshot import Snapshot
 from search.errors import BadInput
 from search.front import best_under, hypervolume
-from studies.records import Recorded
+from studies.records import EvaluationRow
 
 SHARES = (2, 4, 8)
 """Budgets are the reference cost divided by these."""
@@ -116,7 +116,7 @@ class Standing:
 
     snapshot: Snapshot
     hypervolume: float
-    best: tuple[Recorded | None, ...]
+    best: tuple[EvaluationRow | None, ...]
 
 
 def standings(comparison: Comparison) -> list[Standing]:
@@ -157,7 +157,9 @@ def dominations(comparison: Comparison) -> list[Domination]:
     return found
 
 
-def listed(found: Sequence[Domination], cap: int) -> list[tuple[Domination, Recorded, Recorded]]:
+def listed(
+    found: Sequence[Domination], cap: int
+) -> list[tuple[Domination, EvaluationRow, EvaluationRow]]:
     """Which policy dominates which, at most ``cap`` of them, spread over the pairs of studies.
 
     Of each pair of studies every dominated policy is listed with the best policy that dominates it

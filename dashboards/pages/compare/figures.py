@@ -14,7 +14,7 @@ from dashboards import theme
 from dashboards.pages.compare.attainment import attainment, needed
 from dashboards.pages.compare.comparison import LEVELS, Comparison, front_of
 from dashboards.snapshot import Snapshot
-from studies.records import Recorded
+from studies.records import EvaluationRow
 
 SYMBOLS = (
     "circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star", "hexagon",
@@ -189,7 +189,7 @@ def short(name: str) -> str:
     return name if len(name) <= _SHORT else f"{name[:15]}…{name[-12:]}"
 
 
-def _hover(snapshot: Snapshot, row: Recorded) -> str:
+def _hover(snapshot: Snapshot, row: EvaluationRow) -> str:
     return "<br>".join(
         escape(line, quote=False)
         for line in (

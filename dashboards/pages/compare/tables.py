@@ -10,7 +10,7 @@ from dashboards.pages import parts
 from dashboards.pages.compare.comparison import SHARES, Comparison, dominations, listed, standings
 from dashboards.pages.compare.figures import short
 from dashboards.snapshot import Snapshot
-from studies.records import Recorded
+from studies.records import EvaluationRow
 
 LISTED = 50
 
@@ -104,7 +104,7 @@ def _domination(comparison: Comparison) -> list[Any]:
     return [*content, html.P(words), listing]
 
 
-def _policy_cells(snapshot: Snapshot, row: Recorded) -> list[Any]:
+def _policy_cells(snapshot: Snapshot, row: EvaluationRow) -> list[Any]:
     name = snapshot.record.config.name
     link = dcc.Link(html.Code(row.digest[:12]), href=parts.policy_path(name, row.id))
     return [_study(snapshot), link, f"{row.value:.4f}", f"{row.gbops:.4g}"]

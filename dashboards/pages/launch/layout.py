@@ -120,10 +120,10 @@ def _checked(workplace: Workplace, text: str, name: str | None, trials: object) 
         f"Valid: study {config.name!r} of {config.model.checkpoint} on {config.data.dataset}, "
         f"sampler {config.sampler.name}, {config.budget.trials} trials with {anchors} anchors."
     )
-    known = workplace.store.find(config.name)
-    if known is None:
+    study = workplace.store.find(config.name)
+    if study is None:
         return words
-    return f"{words} It exists, with a budget of {known.config.budget.trials} trials."
+    return f"{words} It exists, with a budget of {study.record.config.budget.trials} trials."
 
 
 def _submitted(workplace: Workplace, text: str, name: str | None, trials: object) -> str:
@@ -155,14 +155,17 @@ def _register_lists(app: Dash, workplace: Workplace) -> None:
     def rows(_: Any, _done: Any, shown: list[str] | None) -> tuple[Any, ...]:
         store = workplace.store
         try:
-            names = sorted(store.open_studies())
+            versions = sorted(store.open_studies())
+            names = [version.name for version in versions]
             ended = [html.Option(value=name) for name in store.names() if name not in names]
             if names == shown:  # what is typed into a row stays
                 return no_update, no_update, ended
-            found = [(name, store.progress(name)) for name in names[:MAX_ROWS]]
+            shown_rows = [
+                (version.name, store.progress(version.id)) for version in versions[:MAX_ROWS]
+            ]
         except ExitbitsError as error:
             return _problem(error), None, no_update
-        return open_list(found, len(names) - len(found)), names, ended
+        return open_list(shown_rows, len(names) - len(shown_rows)), names, ended
 
     @app.callback(
         Output({"type": STATE, "study": ALL}, "children"),
@@ -171,8 +174,15 @@ def _register_lists(app: Dash, workplace: Workplace) -> None:
         prevent_initial_call=True,
     )
     def states(_: Any, keys: list[dict[str, str]]) -> list[Any]:
+        store = workplace.store
         try:
-            return [progress_words(workplace.store.progress(study_of(key))) for key in keys]
+            ids = {version.name: version.id for version in store.versions(archived=True)}
+            return [
+                progress_words(store.progress(ids[study_of(key)]))
+                if study_of(key) in ids
+                else no_update
+                for key in keys
+            ]
         except ExitbitsError:
             return [no_update] * len(keys)  # the rows go with the next poll
 

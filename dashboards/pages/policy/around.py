@@ -10,7 +10,7 @@ from dash import dcc, html
 from dashboards.pages import parts
 from dashboards.pages.policy.neighbours import BitWorth, bit_worth, choice_names, neighbours
 from dashboards.snapshot import Snapshot
-from studies.records import Recorded
+from studies.records import EvaluationRow
 
 NEIGHBOURS_SHOWN = 20
 UNANSWERED = "No recorded policy answers this"
@@ -89,7 +89,7 @@ def worth_section(snapshot: Snapshot, index: int) -> list[Any]:
     ]
 
 
-def _noise(row: Recorded) -> str:
+def _noise(row: EvaluationRow) -> str:
     return f"Differences below the standard error of {row.standard_error:.4f} may be chance."
 
 
@@ -107,6 +107,6 @@ def _source(snapshot: Snapshot, one: BitWorth) -> Any:
     return f"{pairs} other pair{'s' * (pairs > 1)}, {low} to {high} bits"
 
 
-def _link(snapshot: Snapshot, row: Recorded) -> dcc.Link:
+def _link(snapshot: Snapshot, row: EvaluationRow) -> dcc.Link:
     name = snapshot.record.config.name
     return dcc.Link(row.digest[:12], href=parts.policy_path(name, row.id))

@@ -15,8 +15,8 @@ from dashboards.pages.policy.around import neighbour_section, worth_section
 from dashboards.snapshot import Snapshot, Snapshots
 from search.errors import BadInput, ExitbitsError
 from search.results import GIGA, Evaluation
-from studies.policy_file import PolicyBundle
-from studies.records import Recorded, StudyRecord
+from studies.policy_file import PolicyFile
+from studies.records import EvaluationRow, StudyRecord
 
 _FIGURES = ("bits", "exits", "utilization", "ledger")
 # Until the theme is known, a figure is as empty as the page behind it.
@@ -40,10 +40,10 @@ def find(snapshot: Snapshot, number: int) -> int:
     )
 
 
-def bundle_text(record: StudyRecord, row: Recorded, found: Evaluation) -> str:
-    """The policy bundle, as ``exitbits pick`` writes it."""
-    bundle = PolicyBundle.of(record, row, found)
-    return json.dumps(bundle.model_dump(mode="json"), indent=2) + "\n"
+def policy_file_text(record: StudyRecord, row: EvaluationRow, found: Evaluation) -> str:
+    """The policy file, as ``exitbits pick`` writes it."""
+    file = PolicyFile.of(record, row, found)
+    return json.dumps(file.model_dump(mode="json"), indent=2) + "\n"
 
 
 def layout(snapshots: Snapshots, name: str, number: int) -> Any:
@@ -103,7 +103,7 @@ def layout(snapshots: Snapshots, name: str, number: int) -> Any:
 def register(app: Dash, snapshots: Snapshots) -> None:
     """Add the callbacks: figures in the page's theme, and the download."""
 
-    def load(view: Mapping[str, Any]) -> tuple[StudyRecord, Recorded, Evaluation]:
+    def load(view: Mapping[str, Any]) -> tuple[StudyRecord, EvaluationRow, Evaluation]:
         name, number = view.get("study"), view.get("number")
         if not isinstance(name, str) or not isinstance(number, int):
             raise BadInput("the page does not say which policy it shows: reload it")
@@ -146,10 +146,10 @@ def register(app: Dash, snapshots: Snapshots) -> None:
         except ExitbitsError as error:
             return no_update, f"The policy cannot be downloaded: {error}"
         file = f"policy-{row.digest[:12]}.json"
-        return dcc.send_string(bundle_text(record, row, found), file, "application/json"), ""
+        return dcc.send_string(policy_file_text(record, row, found), file, "application/json"), ""
 
 
-def _details(snapshots: Snapshots, row: Recorded) -> Evaluation:
+def _details(snapshots: Snapshots, row: EvaluationRow) -> Evaluation:
     try:
         (found,) = snapshots.reader.details([row])
     except KeyError:  # deleted since its narrow row was read
@@ -157,7 +157,7 @@ def _details(snapshots: Snapshots, row: Recorded) -> Evaluation:
     return found
 
 
-def _on_model(row: Recorded) -> str:
+def _on_model(row: EvaluationRow) -> str:
     return "" if row.model is None else f", on the recovered model {row.model[:12]}"
 
 

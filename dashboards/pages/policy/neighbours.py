@@ -16,7 +16,7 @@ import numpy as np
 
 from dashboards.snapshot import Snapshot
 from search.policy import Policy
-from studies.records import Recorded, StudyRecord
+from studies.records import EvaluationRow, StudyRecord
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Neighbour:
         metric, gbops: how much more the neighbour has.
     """
 
-    row: Recorded
+    row: EvaluationRow
     choice: str
     old: float
     new: float
@@ -57,7 +57,7 @@ class BitWorth:
     group: str
     bits: int
     more: bool
-    other: Recorded | None
+    other: EvaluationRow | None
     widths: tuple[int, int]
     metric: np.ndarray
     gbops: np.ndarray
@@ -159,7 +159,7 @@ class _Lists(NamedTuple):
     weights: str
 
     @classmethod
-    def of(cls, row: Recorded) -> _Lists:
+    def of(cls, row: EvaluationRow) -> _Lists:
         found = _TEXT.fullmatch(row.policy_json) or _TEXT.fullmatch(row.policy.to_json())
         assert found is not None, "canonical JSON has its keys in order"
         return cls(*found.groups())

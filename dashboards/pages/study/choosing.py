@@ -9,7 +9,7 @@ import numpy as np
 from dashboards.pages.study.view import FrontView
 from dashboards.snapshot import Snapshot
 from search.front import best_under
-from studies.records import Recorded
+from studies.records import EvaluationRow
 
 
 def cost_range(snapshot: Snapshot) -> tuple[float, float]:
@@ -33,7 +33,7 @@ def is_narrowed(view: FrontView) -> bool:
     return bool(view.selection or view.brushes)
 
 
-def candidates(snapshot: Snapshot, view: FrontView) -> list[Recorded]:
+def candidates(snapshot: Snapshot, view: FrontView) -> list[EvaluationRow]:
     """The selected rows, or the front where nothing is selected."""
     if not view.selection:
         return snapshot.summary.front_rows
@@ -45,7 +45,7 @@ def candidates(snapshot: Snapshot, view: FrontView) -> list[Recorded]:
     return [snapshot.rows[int(index)] for index in np.flatnonzero(inside)]
 
 
-def chosen_rows(snapshot: Snapshot, view: FrontView) -> list[Recorded]:
+def chosen_rows(snapshot: Snapshot, view: FrontView) -> list[EvaluationRow]:
     """The candidates that every brush lets through, by ascending cost."""
     rows = candidates(snapshot, view)
     if rows and view.brushes:
@@ -54,7 +54,7 @@ def chosen_rows(snapshot: Snapshot, view: FrontView) -> list[Recorded]:
     return sorted(rows, key=lambda row: (row.gbops, row.id))
 
 
-def axes_of(rows: Sequence[Recorded]) -> np.ndarray:
+def axes_of(rows: Sequence[EvaluationRow]) -> np.ndarray:
     """What the parallel coordinates show of rows ``[N, axes]``: choices, metric, GBOPs."""
     return np.array(
         [

@@ -7,7 +7,7 @@ from typing import Any
 
 from dashboards.pages.study import figures
 from dashboards.snapshot import Snapshot
-from studies.records import Recorded
+from studies.records import EvaluationRow
 
 
 def zoom_of(event: Mapping[str, Any], scale: str) -> tuple[float, float, float, float] | None:
@@ -40,7 +40,7 @@ def brushes_of(
     return tuple(sorted(brushes))
 
 
-def pointed_at(snapshot: Snapshot, event: Any, seen: Any) -> Recorded | None:
+def pointed_at(snapshot: Snapshot, event: Any, seen: Any) -> EvaluationRow | None:
     """The row behind a point of Plotly's event data.
 
     The large traces carry no ids: their points are the rows of a kind in the order of recording.

@@ -17,7 +17,7 @@ from dashboards.plain import Figure, Trace, typed
 from dashboards.snapshot import KINDS, Snapshot
 from search.front import front_indices
 from search.results import GIGA
-from studies.records import Recorded
+from studies.records import EvaluationRow
 
 LABELS = {
     "anchor": "anchor (queued at the start)",
@@ -157,7 +157,7 @@ def _on_top(snapshot: Snapshot, view: FrontView, mode: str) -> list[Trace]:
 
 
 def _marker(
-    rows: Sequence[Recorded], name: str, symbol: str, size: int, color: str, line: str
+    rows: Sequence[EvaluationRow], name: str, symbol: str, size: int, color: str, line: str
 ) -> Trace:
     return {
         "type": "scatter",

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from dashboards.snapshot import Snapshot
-from studies.records import Recorded
+from studies.records import EvaluationRow
 
 TABLE_ROWS = 5000
 
 
-def table_rows(snapshot: Snapshot, rows: Sequence[Recorded]) -> list[dict[str, Any]]:
+def table_rows(snapshot: Snapshot, rows: Sequence[EvaluationRow]) -> list[dict[str, Any]]:
     """What the table shows of rows."""
     return [
         {

@@ -9,7 +9,7 @@ from dashboards.pages.study.view import FrontView
 from dashboards.snapshot import Snapshot
 from dashboards.words import front_in_words
 from search.cost import NOT_COUNTED
-from studies.records import Recorded
+from studies.records import EvaluationRow
 
 
 def progress_words(snapshot: Snapshot) -> str:
@@ -47,7 +47,7 @@ def summary_words(snapshot: Snapshot) -> str:
     return f"{front_in_words(snapshot.summary)} {NOT_COUNTED[0].upper()}{NOT_COUNTED[1:]}."
 
 
-def selection_words(view: FrontView, rows: Sequence[Recorded], limit: int) -> str:
+def selection_words(view: FrontView, rows: Sequence[EvaluationRow], limit: int) -> str:
     """Which rows the table shows."""
     what = "selected" if view.selection else "on the front"
     if view.brushes:
@@ -56,7 +56,7 @@ def selection_words(view: FrontView, rows: Sequence[Recorded], limit: int) -> st
     return f"{len(rows)} policies {what}{more}."
 
 
-def point_words(snapshot: Snapshot, row: Recorded) -> str:
+def point_words(snapshot: Snapshot, row: EvaluationRow) -> str:
     """One policy in a line."""
     policy = row.policy
     return (

@@ -15,7 +15,7 @@ import pytest
 from running import command_env, command_line
 
 from search.errors import BadInput
-from studies.records import HARVEST
+from studies.records import HARVEST, Progress
 from studies.store.workers import list_workers
 from studies.store.writer import StudyStore
 
@@ -114,7 +114,7 @@ def test_from_launch_to_a_reproduced_policy(
 
     front = front_of(tmp_path, exitbits)
     store = StudyStore(f"sqlite:///{tmp_path}/exitbits.db")
-    rows = store.evaluations("short")
+    rows = store.evaluations(store.get("short").id)
     assert front["evaluations"] == len(rows)
     assert sorted(row.trial or 0 for row in rows if row.source != HARVEST) == list(range(6))
     assert {row.trial for row in rows if row.source == HARVEST} <= set(range(6))
@@ -128,7 +128,7 @@ def test_from_launch_to_a_reproduced_policy(
     # The budget may grow; the anchors are not queued again.
     more = exitbits("launch", study(trials=8), "--workers", "2", "--cache", shared_cache)
     assert more.returncode == 0, more.stderr
-    own = [row for row in store.evaluations("short") if row.source != HARVEST]
+    own = [row for row in store.evaluations(store.get("short").id) if row.source != HARVEST]
     assert [row.source for row in sorted(own, key=lambda row: row.trial)].count("anchor") == 4
     assert len(own) == 8
 
@@ -164,6 +164,12 @@ def test_from_launch_to_a_reproduced_policy(
     assert "was edited" in refused.stderr
 
 
+def progress_of(address: str) -> Progress:
+    """How far the study is."""
+    store = StudyStore(address)
+    return store.progress(store.get("short").id)
+
+
 def test_a_worker_killed_in_mid_trial_costs_only_its_trial(
     tmp_path: Path, study: Callable[..., Path], background: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -175,7 +181,7 @@ def test_a_worker_killed_in_mid_trial_costs_only_its_trial(
     os.kill(victim, signal.SIGKILL)
     _, errors = launch.communicate(timeout=200)
     assert launch.returncode == 0, errors
-    progress = StudyStore(f"sqlite:///{store_file}").progress("short")
+    progress = progress_of(f"sqlite:///{store_file}")
     assert (progress.finished, progress.failed, progress.lost) == (5, 0, 1)
 
 
@@ -194,11 +200,11 @@ def test_everything_killed_and_launched_again_ends_with_the_trials_asked_for(
     for worker in workers:
         worker.kill()
     psutil.wait_procs(workers)
-    before = StudyStore(f"sqlite:///{store_file}").progress("short")
+    before = progress_of(f"sqlite:///{store_file}")
     assert before.running >= 1
     again = exitbits(*arguments)
     assert again.returncode == 0, again.stderr
-    after = StudyStore(f"sqlite:///{store_file}").progress("short")
+    after = progress_of(f"sqlite:///{store_file}")
     assert (after.finished, after.failed, after.lost) == (5, 0, before.running)
 
 
@@ -227,9 +233,9 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
     assert launch.returncode == 130
     assert "the same command goes on from here" in errors
     assert "Traceback" not in errors
-    stopped = StudyStore(f"sqlite:///{tmp_path}/exitbits.db").progress("short")
+    stopped = progress_of(f"sqlite:///{tmp_path}/exitbits.db")
     assert (stopped.running, stopped.lost) == (0, 0)  # the trials in hand were finished
     assert 1 <= stopped.finished < 5
     assert any((tmp_path / "cache/calibrations").rglob("*.npz"))  # the next worker begins sooner
     assert exitbits(*arguments).returncode == 0
-    assert StudyStore(f"sqlite:///{tmp_path}/exitbits.db").progress("short").finished == 5
+    assert progress_of(f"sqlite:///{tmp_path}/exitbits.db").finished == 5

@@ -25,7 +25,7 @@ from search.models.checkpoint import load_checkpoint, save_checkpoint
 from search.policy import Policy
 from search.results import evaluate_trace
 from studies.config import parse_config
-from studies.records import Recorded
+from studies.records import EvaluationRow
 from studies.store.contributions import Contribution, contribute
 from studies.store.writer import StudyStore
 
@@ -82,7 +82,7 @@ def store(folder: Path, run: Run) -> StudyStore:
 
 def copy_study(store: StudyStore, **changes: object) -> None:
     """Add a study like ``short`` but for some sections: it costs no process to measure it."""
-    record = store.get("short")
+    record = store.get("short").record
     fields = {**record.config.model_dump(mode="json"), **changes}
     assert store.create(dataclasses.replace(record, config=parse_config(fields, "test")))
 
@@ -102,11 +102,11 @@ def training(folder: Path) -> Path:
     return place
 
 
-def from_source(store: StudyStore, source: str) -> list[Recorded]:
-    return [row for row in store.evaluations("short") if row.source == source]
+def from_source(store: StudyStore, source: str) -> list[EvaluationRow]:
+    return [row for row in store.evaluations(store.get("short").id) if row.source == source]
 
 
-def check_row(printed: dict[str, Any], row: Recorded) -> None:
+def check_row(printed: dict[str, Any], row: EvaluationRow) -> None:
     """What was printed is what was recorded, to the last bit."""
     for key, value in (
         ("source", row.source), ("digest", row.digest), ("accuracy", row.value),
@@ -146,7 +146,7 @@ def test_baselines_print_what_they_record(store: StudyStore, printed: dict[str, 
         assert counts[one] == 1
         assert 2 <= counts[f"{one}+exits"] <= 16
     assert counts["static"] == 1 if name == "narrow" else 2 <= counts["static"] <= 10
-    rows = {(row.source, row.digest): row for row in store.evaluations(name)}
+    rows = {(row.source, row.digest): row for row in store.evaluations(store.get(name).id)}
     for row in shown:
         recorded = rows[row["source"], row["digest"]]
         check_row(row, recorded)
@@ -165,7 +165,7 @@ def test_baselines_print_what_they_record(store: StudyStore, printed: dict[str, 
 def test_reductions_are_against_the_three_references(
     store: StudyStore, printed: dict[str, Any]
 ) -> None:
-    record = store.get(printed["study"])
+    record = store.get(printed["study"]).record
     macs = record.ledger.full_depth_macs
     for row in printed["baselines"]:
         assert row["reduction"] == pytest.approx(1 - row["gbops"] * 1e9 / (macs * 1024))
@@ -192,7 +192,7 @@ def test_the_front_holds_or_beats_every_baseline(
             for one in front["front"]
         ), row["source"]
     # Contributions take nothing from the search, which has not begun.
-    progress = store.progress(printed["study"])
+    progress = store.progress(store.get(printed["study"]).id)
     assert progress.budget - progress.finished == 6
 
 
@@ -200,11 +200,11 @@ def test_a_second_run_adds_nothing_and_prints_a_table(
     store: StudyStore, printed: dict[str, Any], run: Run
 ) -> None:
     name = printed["study"]
-    rows, progress = store.evaluations(name), store.progress(name)
+    rows, progress = store.evaluations(store.get(name).id), store.progress(store.get(name).id)
     done = run("baselines", name)
     assert done.returncode == 0, done.stderr
-    assert store.evaluations(name) == rows
-    assert store.progress(name) == progress
+    assert store.evaluations(store.get(name).id) == rows
+    assert store.progress(store.get(name).id) == progress
     for source in {row["source"] for row in printed["baselines"]}:
         (line,) = [line for line in done.stdout.splitlines() if line.startswith(f" {source} ")]
         mine = [row for row in printed["baselines"] if row["source"] == source]
@@ -243,7 +243,7 @@ def test_maqee_gives_a_policy_within_its_budget(
         policy["gap"] + 0.05 * (policy["premature"] + policy["delayed"])
     )
     assert policy["gap"] == pytest.approx(
-        store.get("short").reference_value - policy["accuracy"], abs=1e-9
+        store.get("short").record.reference_value - policy["accuracy"], abs=1e-9
     )
     (row,) = from_source(store, "MAQEE")
     check_row(policy, row)
@@ -258,7 +258,7 @@ def test_maqees_trial_keeps_how_it_came_about(store: StudyStore, searched: dict[
         one for one in store.storage.get_all_trials(study_id) if one.number == row.trial
     )  # fmt: skip
     assert trial.values == [row.value, row.gbops]
-    assert store.get("short").space.decode(trial.params) == row.policy
+    assert store.get("short").record.space.decode(trial.params) == row.policy
     kept = trial.user_attrs["maqee"]
     (shown,) = searched["policies"]
     for key in ("iterates", "stops", "risk", "passes", "budget_gbops"):
@@ -273,7 +273,7 @@ def test_maqees_trial_keeps_how_it_came_about(store: StudyStore, searched: dict[
 def test_again_with_training_images_only_the_recovered_one_is_new(
     store: StudyStore, searched: dict[str, Any], run: Run, folder: Path, training: Path
 ) -> None:
-    before = store.evaluations("short")
+    before = store.evaluations(store.get("short").id)
     done = run(
         "maqee", "short", "--budgets", str(BUDGET), "--starts", "1", "--max-iterations", "1",
         "--data", training, "--steps", "2", "--batch-size", "16", "--json",
@@ -282,7 +282,7 @@ def test_again_with_training_images_only_the_recovered_one_is_new(
     own, better = json.loads(done.stdout)["policies"]
     (first,) = searched["policies"]
     assert {**own, "seconds": 0} == {**first, "seconds": 0}
-    *rest, row = store.evaluations("short")
+    *rest, row = store.evaluations(store.get("short").id)
     assert rest == before
     check_row(better, row)
     assert (row.trial, row.source) == (None, "MAQEE+recovery")
@@ -291,7 +291,7 @@ def test_again_with_training_images_only_the_recovered_one_is_new(
     # Its checkpoint is there, is the one that the row names, and nothing else was left.
     assert row.checkpoint == str(folder / better["checkpoint"])
     _, card = load_checkpoint(Path(row.checkpoint))
-    assert card.digest == row.model != store.get("short").model_digest
+    assert card.digest == row.model != store.get("short").record.model_digest
     assert card.training["recipe"]["steps"] == 2
     assert {file.suffix for file in (folder / "recovered").iterdir()} == {".safetensors", ".json"}
     # What is picked of it names that checkpoint.
@@ -332,14 +332,14 @@ def test_what_cannot_be_done_is_refused_in_one_line(
     words: tuple[str, ...],
 ) -> None:  # fmt: skip
     (folder / "empty").mkdir(exist_ok=True)
-    before = store.evaluations("short")
+    before = store.evaluations(store.get("short").id)
     done = run(*arguments)
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     for word in words:
         assert word in done.stderr
-    assert store.evaluations("short") == before
+    assert store.evaluations(store.get("short").id) == before
 
 
 def test_a_checkpoint_that_has_changed_is_refused(
@@ -356,7 +356,7 @@ def test_a_checkpoint_that_has_changed_is_refused(
     assert done.stdout == ""
     assert "checkpoint of study 'mine' has changed" in done.stderr
     assert "Traceback" not in done.stderr
-    assert store.evaluations("mine") == []
+    assert store.evaluations(store.get("mine").id) == []
 
 
 # Recovery of one policy
@@ -492,7 +492,7 @@ def test_a_policy_measured_with_two_models_is_told_apart(
     done = run("pick", "short", "--digest", own.digest, "-o", "twin.json")
     assert done.returncode == 3, done.stderr
     assert "measured with 2 models" in done.stderr
-    for model, digest in (("own", store.get("short").model_digest), ("ffff", "f" * 64)):
+    for model, digest in (("own", store.get("short").record.model_digest), ("ffff", "f" * 64)):
         done = run("pick", "short", "--digest", own.digest, "--model", model, "-o", f"{model}.json")
         assert done.returncode == 0, done.stderr
         assert json.loads((folder / f"{model}.json").read_text())["model_digest"] == digest

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pyte
 import pytest
 from rich.console import Console
-from small_study import measure
+from small_study import grow
 
 from studies.commands.progress import ProgressDisplay
 from studies.fronts import FrontSummary
@@ -22,9 +22,8 @@ def summary(
 ) -> FrontSummary:
     store = StudyStore(f"sqlite:///{tmp_path_factory.mktemp('store')}/s.db", create=True)
     store.create(make_record())
-    while (claim := store.claim("small", "tester")) is not None:
-        store.record(claim, measure(claim.policy))
-    return FrontSummary.load(store, "small")
+    grow(store, "small", 12)
+    return FrontSummary.load(store, store.get("small"))
 
 
 def test_a_log_gets_plain_lines_and_no_repetition(summary: FrontSummary) -> None:

@@ -11,14 +11,15 @@ import pytest
 from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
 from optuna.trial import TrialState
-from small_study import measure
+from small_study import measure, take
 
 from search.bits.tables import Sensitivity, SensitivityTables
 from studies.records import StudyRecord
 from studies.samplers.apq import ApqSampler, distributions_of
-from studies.samplers.knowledge import StudyKnowledge
 from studies.store.contributions import Contribution, contribute
 from studies.store.writer import StudyStore
+from studies.work.knowledge import StudyKnowledge
+from studies.work.proposing import Proposer
 
 Make = Callable[..., StudyRecord]
 
@@ -38,9 +39,9 @@ def store(address: str, make_record: Make) -> StudyStore:
 
 def work(store: StudyStore, trials: int) -> list[str]:
     """Serve trials; returns their sources."""
-    sources = []
+    sources, proposer = [], Proposer(store, store.get("small"), "tester")
     for _ in range(trials):
-        claim = store.claim("small", "tester")
+        claim = proposer.claim("tester")
         assert claim
         store.record(claim, measure(claim.policy))
         sources.append(claim.source)
@@ -51,25 +52,25 @@ def test_it_is_asked_for_what_a_trial_of_the_space_asks(store: StudyStore) -> No
     work(store, 5)
     study = optuna.load_study(study_name="small", storage=store.storage)
     last = study.get_trials(states=[TrialState.COMPLETE])[-1]
-    assert last.distributions == distributions_of(store.get("small").space)
+    assert last.distributions == distributions_of(store.get("small").record.space)
 
 
 def test_anchors_come_first_and_no_bits_are_measured_twice(store: StudyStore) -> None:
     assert work(store, 40) == ["anchor"] * 4 + ["apq"] * 36
-    rows = [row for row in store.evaluations("small") if row.source == "apq"]
+    rows = [row for row in store.evaluations(store.get("small").id) if row.source == "apq"]
     bits = [row.policy.bits for row in rows]
     assert len(set(bits)) == len(bits)
-    space = store.get("small").space
+    space = store.get("small").record.space
     for row in rows:
         space.check(row.policy)
 
 
 def test_workers_at_once_propose_different_bits(store: StudyStore) -> None:
     work(store, 4)
-    claims = [store.claim("small", f"worker{number}") for number in range(12)]
+    claims = [take(store, "small", f"worker{number}") for number in range(12)]
     bits = {one.policy.bits for one in claims if one}
     assert len(bits) == 12
-    known = {row.policy.bits for row in store.evaluations("small")}
+    known = {row.policy.bits for row in store.evaluations(store.get("small").id)}
     assert not bits & known
 
 
@@ -77,9 +78,9 @@ def test_without_any_front_it_draws_from_the_space(address: str, make_record: Ma
     store = StudyStore(address, create=True)
     anchors = {"bits": [4], "thresholds": [0.5]}
     store.create(make_record(sampler={"name": "apq"}, anchors=anchors))
-    space = store.get("small").space
-    first = store.claim("small", "one")
-    second = store.claim("small", "two")  # nothing is recorded yet
+    space = store.get("small").record.space
+    first = take(store, "small", "one")
+    second = take(store, "small", "two")  # nothing is recorded yet
     assert first
     assert second
     assert (first.source, second.source) == ("anchor", "apq")
@@ -90,18 +91,19 @@ def test_recovered_models_and_policies_outside_the_space_are_no_parents(
     store: StudyStore,
 ) -> None:
     work(store, 4)
-    record = store.get("small")
+    study = store.get("small")
+    record = study.record
     better = measure(record.space.uniform(5, 0.5))
     outside = record.space.policy(record.space.full_precision(), 1.0)
     contribute(
         store,
-        "small",
+        study.id,
         [
             Contribution("recovered", better, "f" * 64, Path("f.safetensors")),
             Contribution("full precision", measure(outside)),
         ],
     )
-    knowledge = StudyKnowledge(store, record)
+    knowledge = StudyKnowledge(store, study)
     knowledge.learn()
     points, keys = knowledge.front()
     policies = [one.policy for one in knowledge.evaluations(keys)]
@@ -116,20 +118,20 @@ def test_recovered_models_and_policies_outside_the_space_are_no_parents(
 
 def test_it_prefers_bits_where_damage_is_small(store: StudyStore) -> None:
     """Tables that say block 2's weights need no bits: proposals take theirs first."""
-    record = store.get("small")
+    stored = store.get("small")
     work(store, 20)
     bits = (2, 3, 4, 5, 6, 7, 8)
 
     def row(block: int, scale: float) -> Sensitivity:
         return Sensitivity(block, bits, scale * 4.0 ** -np.array(bits), np.zeros((7, 2)))
 
-    names = record.space.weight_groups
+    names = stored.record.space.weight_groups
     tables = SensitivityTables(
         {names[0]: row(1, 300.0), names[1]: row(2, 0.0)},
         {names[0]: row(1, 1.0), names[1]: row(2, 1.0)},
     )
-    knowledge = StudyKnowledge(store, record)
-    store.tables["small"] = tables  # found while the study is being served
+    knowledge = StudyKnowledge(store, stored)
+    knowledge.take_up(tables)  # found while the study is being served
     sampler = ApqSampler(3, knowledge)
     study = optuna.load_study(study_name="small", storage=store.storage, sampler=sampler)
     space = sampler.infer_relative_search_space(study, study.trials[-1])
@@ -141,11 +143,11 @@ def test_it_prefers_bits_where_damage_is_small(store: StudyStore) -> None:
 
 def test_the_same_seed_proposes_the_same(store: StudyStore) -> None:
     work(store, 10)
-    record = store.get("small")
+    stored = store.get("small")
     study = optuna.load_study(study_name="small", storage=store.storage)
 
     def propose(seed: int) -> dict[str, object]:
-        sampler = ApqSampler(seed, StudyKnowledge(store, record))
+        sampler = ApqSampler(seed, StudyKnowledge(store, stored))
         space = sampler.infer_relative_search_space(study, study.trials[-1])
         return sampler.sample_relative(study, study.trials[-1], space)
 

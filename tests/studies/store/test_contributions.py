@@ -15,7 +15,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
-from small_study import measure
+from small_study import grow, measure, open_names, take
 from sqlalchemy import func, select
 
 from search.errors import BadInput
@@ -23,11 +23,12 @@ from search.policy import Policy
 from search.results import Evaluation
 from search.space import PolicySpace
 from studies.fronts import FrontSummary
-from studies.records import Recorded, StudyRecord
+from studies.records import EvaluationRow, StudyGone, StudyRecord
 from studies.store.contributions import Contribution, contribute
 from studies.store.exchange import export_study, import_study
 from studies.store.schema import evaluations, studies, trials
 from studies.store.writer import StudyStore
+from studies.work.proposing import Proposer
 
 Make = Callable[..., StudyRecord]
 SPAWN = multiprocessing.get_context("spawn")
@@ -43,7 +44,7 @@ def store(address: str, make_record: Make) -> StudyStore:
 
 
 def space_of(store: StudyStore) -> PolicySpace:
-    return store.get("small").space
+    return store.get("small").record.space
 
 
 def uniform(store: StudyStore, bits: int, threshold: float = 0.8) -> Policy:
@@ -78,8 +79,8 @@ def recovered(store: StudyStore, bits: int = 3) -> Contribution:
 
 def claim_all(store: StudyStore, name: str = "small") -> list[tuple[int, str]]:
     """Claim and record until there is nothing left; number and source of every trial claimed."""
-    done = []
-    while (claim := store.claim(name, "tester")) is not None:
+    done, proposer = [], Proposer(store, store.get(name), "tester")
+    while (claim := proposer.claim("tester")) is not None:
         store.record(claim, measure(claim.policy))
         done.append((claim.lease.number, claim.source))
         assert len(done) < 1000
@@ -102,9 +103,9 @@ def optuna_trials(store: StudyStore) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="small", storage=store.storage).trials
 
 
-def figures(rows: Sequence[Recorded]) -> list[tuple[Any, ...]]:
+def figures(rows: Sequence[EvaluationRow]) -> list[tuple[Any, ...]]:
     """Everything about rows but where they lie."""
-    fields = [field.name for field in dataclasses.fields(Recorded) if field.name != "id"]
+    fields = [field.name for field in dataclasses.fields(EvaluationRow) if field.name != "id"]
     return [tuple(getattr(row, name) for name in fields if name != "revision") for row in rows]
 
 
@@ -114,7 +115,9 @@ def figures(rows: Sequence[Recorded]) -> list[tuple[Any, ...]]:
 def test_what_is_legal_becomes_a_finished_trial(store: StudyStore) -> None:
     evaluation = measure(uniform(store, 5, 0.7))
     attributes = {"maqee": {"iterates": [{"risk": 0.25, "policy": None}], "stops": {"0.1": "why"}}}
-    assert contribute(store, "small", [Contribution("MAQEE", evaluation, None, None, attributes)])
+    assert contribute(
+        store, store.get("small").id, [Contribution("MAQEE", evaluation, None, None, attributes)]
+    )
     trial = optuna_trials(store)[-1]
     assert trial.state == TrialState.COMPLETE
     assert trial.number == 4  # after the four anchors
@@ -126,7 +129,7 @@ def test_what_is_legal_becomes_a_finished_trial(store: StudyStore) -> None:
     assert space_of(store).decode(trial.params) == evaluation.policy
     assert trial.datetime_start is not None
     assert trial.datetime_complete is not None
-    (row,) = store.evaluations("small")
+    (row,) = store.evaluations(store.get("small").id)
     assert (row.trial, row.source, row.model, row.checkpoint) == (4, "MAQEE", None, None)
     assert store.details([row]) == [evaluation]
     with store.database.read() as connection:
@@ -139,8 +142,8 @@ def test_what_is_legal_becomes_a_finished_trial(store: StudyStore) -> None:
 
 
 def test_its_distributions_are_those_of_a_claimed_trial(store: StudyStore) -> None:
-    contribute(store, "small", baselines(store))
-    claim = store.claim("small", "tester")
+    contribute(store, store.get("small").id, baselines(store))
+    claim = take(store, "small", "tester")
     assert claim
     store.record(claim, measure(claim.policy))
     finished = [trial for trial in optuna_trials(store) if trial.state == TrialState.COMPLETE]
@@ -158,12 +161,12 @@ def test_what_is_outside_the_space_stands_by_itself(store: StudyStore) -> None:
         uniform(store, 4).with_thresholds([0.1, 0.0]),  # below the lowest of the space
     ):
         evaluation = measure(policy)
-        assert contribute(store, "small", [Contribution("odd", evaluation)]) == 1
-        row = store.evaluations("small")[-1]
+        assert contribute(store, store.get("small").id, [Contribution("odd", evaluation)]) == 1
+        row = store.evaluations(store.get("small").id)[-1]
         assert (row.trial, row.source, row.digest) == (None, "odd", policy.digest)
         assert store.details([row]) == [evaluation]
     assert counters(store) == (BUDGET, 0, 4, 4)
-    assert store.progress("small").finished == 0
+    assert store.progress(store.get("small").id).finished == 0
 
 
 def test_a_recovered_models_policy_stands_by_itself_with_its_checkpoint(
@@ -171,8 +174,8 @@ def test_a_recovered_models_policy_stands_by_itself_with_its_checkpoint(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     one = dataclasses.replace(recovered(store), checkpoint=Path("models/r.safetensors"))
-    assert contribute(store, "small", [one]) == 1
-    (row,) = store.evaluations("small")
+    assert contribute(store, store.get("small").id, [one]) == 1
+    (row,) = store.evaluations(store.get("small").id)
     # The file is found from wherever the store is read.
     assert row.checkpoint == str(tmp_path / "models" / "r.safetensors")
     assert (row.trial, row.model) == (None, MODEL)
@@ -183,8 +186,8 @@ def test_a_recovered_models_policy_stands_by_itself_with_its_checkpoint(
 
 def test_the_same_bits_share_a_trial_within_their_source(store: StudyStore) -> None:
     found = baselines(store)
-    assert contribute(store, "small", found) == 13
-    rows = store.evaluations("small")
+    assert contribute(store, store.get("small").id, found) == 13
+    rows = store.evaluations(store.get("small").id)
     assert Counter(row.source for row in rows) == Counter(one.source for one in found)
     by_trial: dict[int | None, set[str]] = {}
     for row in rows:
@@ -203,13 +206,17 @@ def test_the_same_bits_share_a_trial_within_their_source(store: StudyStore) -> N
 
 def test_the_same_bits_in_two_calls_are_two_trials(store: StudyStore) -> None:
     for threshold in (0.4, 0.6):
-        contribute(store, "small", [Contribution("W4", measure(uniform(store, 4, threshold)))])
-    assert [row.trial for row in store.evaluations("small")] == [4, 5]
+        contribute(
+            store,
+            store.get("small").id,
+            [Contribution("W4", measure(uniform(store, 4, threshold)))],
+        )
+    assert [row.trial for row in store.evaluations(store.get("small").id)] == [4, 5]
     assert counters(store) == (BUDGET + 2, 2, 6, 6)
 
 
 def test_nothing_to_contribute_is_no_error(store: StudyStore) -> None:
-    assert contribute(store, "small", []) == 0
+    assert contribute(store, store.get("small").id, []) == 0
     assert counters(store) == (BUDGET, 0, 4, 4)
 
 
@@ -218,18 +225,18 @@ def test_nothing_to_contribute_is_no_error(store: StudyStore) -> None:
 
 def test_what_is_there_already_is_left_as_it_is(store: StudyStore) -> None:
     found = [*baselines(store), recovered(store)]
-    assert contribute(store, "small", found) == 14
-    rows, before = store.evaluations("small"), counters(store)
-    assert contribute(store, "small", found) == 0
-    assert store.evaluations("small") == rows
+    assert contribute(store, store.get("small").id, found) == 14
+    rows, before = store.evaluations(store.get("small").id), counters(store)
+    assert contribute(store, store.get("small").id, found) == 0
+    assert store.evaluations(store.get("small").id) == rows
     assert counters(store) == before
 
 
 def test_only_what_is_new_is_added(store: StudyStore) -> None:
     found = baselines(store)
-    assert contribute(store, "small", found[:5]) == 5
-    assert contribute(store, "small", found) == 8
-    rows = store.evaluations("small")
+    assert contribute(store, store.get("small").id, found[:5]) == 5
+    assert contribute(store, store.get("small").id, found) == 8
+    rows = store.evaluations(store.get("small").id)
     assert Counter((row.source, row.digest) for row in rows) == Counter(
         (one.source, one.evaluation.policy.digest) for one in found
     )
@@ -244,26 +251,31 @@ def test_source_and_model_tell_the_same_policy_apart(store: StudyStore) -> None:
         Contribution("one", evaluation, "a" * 64, Path("s.safetensors")),
     ]
     for variant in variants:
-        assert contribute(store, "small", [variant]) == 1
-    assert contribute(store, "small", variants) == 0
-    assert [row.model for row in store.evaluations("small")] == [None, None, MODEL, "a" * 64]
+        assert contribute(store, store.get("small").id, [variant]) == 1
+    assert contribute(store, store.get("small").id, variants) == 0
+    assert [row.model for row in store.evaluations(store.get("small").id)] == [
+        None,
+        None,
+        MODEL,
+        "a" * 64,
+    ]
 
 
 @pytest.mark.parametrize("legal", [True, False])
 def test_one_that_is_given_twice_is_recorded_once(store: StudyStore, legal: bool) -> None:
     one = Contribution("W4", measure(uniform(store, 4) if legal else full_precision(store)))
-    assert contribute(store, "small", [one, one]) == 1
-    assert len(store.evaluations("small")) == 1
+    assert contribute(store, store.get("small").id, [one, one]) == 1
+    assert len(store.evaluations(store.get("small").id)) == 1
 
 
 def test_a_contribution_does_not_hide_behind_a_searched_trial(store: StudyStore) -> None:
     """The same policy may have been found by search: the method's own row is still there."""
-    claim = store.claim("small", "tester")
+    claim = take(store, "small", "tester")
     assert claim
     evaluation = measure(claim.policy)
     store.record(claim, evaluation)
-    assert contribute(store, "small", [Contribution("W8A8", evaluation)]) == 1
-    assert [row.source for row in store.evaluations("small")] == ["anchor", "W8A8"]
+    assert contribute(store, store.get("small").id, [Contribution("W8A8", evaluation)]) == 1
+    assert [row.source for row in store.evaluations(store.get("small").id)] == ["anchor", "W8A8"]
 
 
 # Budget
@@ -276,45 +288,40 @@ def test_the_search_keeps_its_whole_budget(
 ) -> None:
     store = StudyStore(address, create=True)
     store.create(make_record(sampler={"name": sampler}))
-    for _ in range(after):
-        claim = store.claim("small", "tester")
-        assert claim
-        store.record(claim, measure(claim.policy))
-    assert contribute(store, "small", [*baselines(store), recovered(store)]) == 14
+    grow(store, "small", after)
+    assert contribute(store, store.get("small").id, [*baselines(store), recovered(store)]) == 14
     assert counters(store)[0] == BUDGET + 6
-    assert (store.open_studies() == ["small"]) is (after < BUDGET)
+    assert (open_names(store) == ["small"]) is (after < BUDGET)
     rest = claim_all(store)
     assert len(rest) == BUDGET - after
     assert [source for _, source in rest] == (["anchor"] * 4 + [sampler] * 8)[after:]
-    progress = store.progress("small")
+    progress = store.progress(store.get("small").id)
     assert (progress.finished, progress.running, progress.budget) == (18, 0, 18)
     assert progress.done
     numbers = [trial.number for trial in optuna_trials(store)]
     assert numbers == list(range(18))
     assert counters(store) == (18, 18, 18, 18)
     # Every trial but the recovered and the illegal ones has rows.
-    assert {row.trial for row in store.evaluations("small")} == {None, *range(18)}
+    assert {row.trial for row in store.evaluations(store.get("small").id)} == {None, *range(18)}
 
 
 @pytest.mark.parametrize("finished", [0, BUDGET])
 def test_a_raised_budget_counts_the_searchs_own_trials_only(
     store: StudyStore, finished: int
 ) -> None:
-    for _ in range(finished):
-        claim = store.claim("small", "tester")
-        assert claim
-        store.record(claim, measure(claim.policy))
-    contribute(store, "small", [*baselines(store), recovered(store)])
-    assert store.raise_budget("small", BUDGET).config.budget.trials == BUDGET + 6
-    assert store.raise_budget("small", BUDGET + 3).config.budget.trials == BUDGET + 6 + 3
+    grow(store, "small", finished)
+    contribute(store, store.get("small").id, [*baselines(store), recovered(store)])
+    for asked in (BUDGET, BUDGET + 3):
+        raised = store.raise_budget(store.get("small").id, asked)
+        assert raised.record.config.budget.trials == asked + 6
     assert len(claim_all(store)) == BUDGET + 3 - finished
-    assert store.progress("small").done
+    assert store.progress(store.get("small").id).done
 
 
 def test_a_trial_in_a_workers_hands_is_not_disturbed(store: StudyStore) -> None:
-    claim = store.claim("small", "tester")
+    claim = take(store, "small", "tester")
     assert claim
-    contribute(store, "small", baselines(store))
+    contribute(store, store.get("small").id, baselines(store))
     store.record(claim, measure(claim.policy))
     assert len(claim_all(store)) == BUDGET - 1
 
@@ -332,15 +339,16 @@ def test_tpe_learns_from_contributions(
                 name=name, sampler={"name": sampler}, anchors={"bits": [4], "thresholds": [1.0]}
             )
         )
-        space = store.get(name).space
+        space = store.get(name).record.space
         # More than TPE's random start-up, so that it must read them.
         seeds = [
             Contribution(f"seed {index}", measure(space.uniform(width, 0.5)))
             for index, width in enumerate(bits * 10)
         ]
-        assert contribute(store, name, seeds) == 20
+        assert contribute(store, store.get(name).id, seeds) == 20
+        proposer = Proposer(store, store.get(name), "same")
         for _ in range(4):
-            claim = store.claim(name, "tester", stream="same")
+            claim = proposer.claim("tester")
             assert claim
             store.record(claim, measure(claim.policy))
             proposals.append((claim.source, claim.policy))
@@ -363,7 +371,7 @@ def contribute_in_parts(address: str, seed: int, barrier: Barrier) -> None:
     np.random.default_rng(seed).shuffle(mixed)  # type: ignore[arg-type]
     barrier.wait(60)
     for start in range(0, len(mixed), 2):
-        contribute(store, "small", mixed[start : start + 2])
+        contribute(store, store.get("small").id, mixed[start : start + 2])
 
 
 def search_meanwhile(address: str, barrier: Barrier) -> None:
@@ -387,7 +395,7 @@ def test_nothing_is_lost_or_doubled_when_many_contribute_and_search_at_once(
         process.join(120)
         assert process.exitcode == 0
     claim_all(store)
-    rows = store.evaluations("small")
+    rows = store.evaluations(store.get("small").id)
     mine = [row for row in rows if row.source not in ("anchor", "random")]
     assert len(mine) == 13 + 1 + 2 * 3
     expected = Counter(one.source for one in [*baselines(store), recovered(store)])
@@ -438,10 +446,10 @@ def test_a_figure_that_is_not_finite_is_refused_and_nothing_is_written(
     bad = Contribution("bad", damage(measure(policy)))
     before = counters(store)
     with pytest.raises(BadInput, match="finite"):
-        contribute(store, "small", [good, bad])
-    assert store.evaluations("small") == []
+        contribute(store, store.get("small").id, [good, bad])
+    assert store.evaluations(store.get("small").id) == []
     assert counters(store) == before
-    assert contribute(store, "small", [good]) == 1
+    assert contribute(store, store.get("small").id, [good]) == 1
 
 
 def test_an_error_half_way_leaves_nothing(store: StudyStore) -> None:
@@ -450,18 +458,21 @@ def test_an_error_half_way_leaves_nothing(store: StudyStore) -> None:
     bad = Contribution("bad", measure(uniform(store, 4)), attributes={"not JSON": object()})
     before = counters(store)
     with pytest.raises(Exception, match="JSON"):
-        contribute(store, "small", [good, bad])
-    assert store.evaluations("small") == []
+        contribute(store, store.get("small").id, [good, bad])
+    assert store.evaluations(store.get("small").id) == []
     assert counters(store) == before
     assert claim_all(store) == [
         (number, "anchor" if number < 4 else "random") for number in range(BUDGET)
     ]
 
 
-def test_a_study_that_is_not_there_is_refused(store: StudyStore) -> None:
-    with pytest.raises(BadInput, match="no study 'other'"):
-        contribute(store, "other", [Contribution("W4", measure(uniform(store, 4)))])
-    assert store.evaluations("small") == []
+def test_a_study_that_was_deleted_is_refused(store: StudyStore, make_record: Make) -> None:
+    other = store.create(make_record(name="other"))
+    assert other
+    store.delete(other.id)
+    with pytest.raises(StudyGone, match="has been deleted"):
+        contribute(store, other.id, [Contribution("W4", measure(uniform(store, 4)))])
+    assert store.evaluations(store.get("small").id) == []
 
 
 # Fronts and exchange
@@ -473,11 +484,11 @@ def beats_or_equals(point: np.ndarray, other: np.ndarray) -> bool:
 
 def test_a_front_seeded_with_baselines_lies_on_or_above_every_one(store: StudyStore) -> None:
     found = [*baselines(store), recovered(store)]
-    contribute(store, "small", found)
+    contribute(store, store.get("small").id, found)
     for searched in (0, BUDGET):
         if searched:
             assert len(claim_all(store)) == searched
-        summary = FrontSummary.load(store, "small")
+        summary = FrontSummary.load(store, store.get("small"))
         assert len(summary.rows) == len(found) + searched
         front = [summary.points[index] for index in summary.front]
         for one in found:
@@ -493,13 +504,13 @@ def test_a_front_seeded_with_baselines_lies_on_or_above_every_one(store: StudySt
 
 def test_every_row_says_where_it_comes_from(store: StudyStore) -> None:
     found = [*baselines(store), recovered(store)]
-    contribute(store, "small", found)
-    rows = store.evaluations("small")
+    contribute(store, store.get("small").id, found)
+    rows = store.evaluations(store.get("small").id)
     origins = {row.source: row.origin for row in rows}
     assert origins["full precision"] == "full precision"
     assert origins["MAQEE+recovery"] == "MAQEE+recovery"
     assert origins["W8A8"] == "trial 4, W8A8"
-    summary = FrontSummary.load(store, "small")
+    summary = FrontSummary.load(store, store.get("small"))
     printed = json.loads(summary.to_json())
     for row, shown in zip(summary.front_rows, printed["front"], strict=True):
         assert (shown["source"], shown["trial"]) == (row.source, row.trial)
@@ -514,7 +525,7 @@ def test_every_row_says_where_it_comes_from(store: StudyStore) -> None:
 def test_both_kinds_go_into_an_optuna_database_and_back(
     store: StudyStore, tmp_path: Path, make_record: Make
 ) -> None:
-    claim = store.claim("small", "tester")
+    claim = take(store, "small", "tester")
     assert claim
     store.record(claim, measure(claim.policy), ("harvest", measure(uniform(store, 6, 0.55))))
     attributes = {"maqee": {"iterates": [1, 2], "stops": {"0.1": "the bits repeat"}}}
@@ -523,9 +534,9 @@ def test_both_kinds_go_into_an_optuna_database_and_back(
         recovered(store),
         Contribution("MAQEE", measure(uniform(store, 6)), attributes=attributes),
     ]
-    contribute(store, "small", found)
+    contribute(store, store.get("small").id, found)
     theirs = f"sqlite:///{tmp_path}/optuna.db"
-    copied = export_study(store, "small", theirs)
+    copied = export_study(store, store.get("small").id, theirs)
     assert copied == 4 + 6 + 1
     back = StudyStore(f"sqlite:///{tmp_path}/back.db", create=True)
     assert import_study(back, "small", theirs) == copied
@@ -534,7 +545,7 @@ def test_both_kinds_go_into_an_optuna_database_and_back(
     def by_content(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         return sorted(rows, key=repr)
 
-    before, after = store.evaluations("small"), back.evaluations("small")
+    before, after = store.evaluations(store.get("small").id), back.evaluations(back.get("small").id)
     assert by_content(figures(after)) == by_content(figures(before))
     details = {row.id: one for row, one in zip(before, store.details(before), strict=True)}
     again = dict(zip([row.id for row in after], back.details(after), strict=True))
@@ -545,7 +556,7 @@ def test_both_kinds_go_into_an_optuna_database_and_back(
         trial.user_attrs for trial in optuna_trials(store)
     ]
     # What is known is known there too, and the search still has all that it had left.
-    assert contribute(back, "small", found) == 0
+    assert contribute(back, back.get("small").id, found) == 0
     assert len(claim_all(back)) == BUDGET - 1
     assert len(claim_all(store)) == BUDGET - 1
 
@@ -553,28 +564,30 @@ def test_both_kinds_go_into_an_optuna_database_and_back(
 def test_a_study_of_contributions_that_stand_alone_comes_back_too(
     store: StudyStore, tmp_path: Path
 ) -> None:
-    contribute(store, "small", [recovered(store)])
+    contribute(store, store.get("small").id, [recovered(store)])
     theirs = f"sqlite:///{tmp_path}/optuna.db"
-    export_study(store, "small", theirs)
+    export_study(store, store.get("small").id, theirs)
     # Optuna's own tools see no trial of it.
     study = optuna.load_study(study_name="small", storage=theirs)
     assert all(trial.state == TrialState.WAITING for trial in study.trials)
     back = StudyStore(f"sqlite:///{tmp_path}/back.db", create=True)
     import_study(back, "small", theirs)
-    assert figures(back.evaluations("small")) == figures(store.evaluations("small"))
-    seen = back.evaluations("small")[-1].revision
-    contribute(back, "small", [Contribution("late", measure(uniform(store, 4)))])
+    assert figures(back.evaluations(back.get("small").id)) == figures(
+        store.evaluations(store.get("small").id)
+    )
+    seen = back.evaluations(back.get("small").id)[-1].revision
+    contribute(back, back.get("small").id, [Contribution("late", measure(uniform(store, 4)))])
     # Revisions go on from the import's, so that a reader misses nothing.
-    assert [row.source for row in back.evaluations("small", since=seen)] == ["late"]
+    assert [row.source for row in back.evaluations(back.get("small").id, since=seen)] == ["late"]
 
 
 def test_a_deleted_study_takes_what_stands_alone_with_it(
     store: StudyStore, make_record: Make
 ) -> None:
     store.create(make_record(name="other"))
-    contribute(store, "small", [recovered(store), *baselines(store)])
-    contribute(store, "other", [recovered(store)])
-    store.delete("small")
+    contribute(store, store.get("small").id, [recovered(store), *baselines(store)])
+    contribute(store, store.get("other").id, [recovered(store)])
+    store.delete(store.get("small").id)
     with store.database.read() as connection:
         left = connection.execute(select(func.count(evaluations.c.id))).scalar_one()
-    assert left == len(store.evaluations("other")) == 1
+    assert left == len(store.evaluations(store.get("other").id)) == 1

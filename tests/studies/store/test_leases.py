@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from postgres import new_database
-from small_study import measure
+from small_study import measure, open_names, take
 from sqlalchemy import event, select
 
 from search.errors import BadInput
@@ -28,6 +28,7 @@ from studies.store.database import StoreUnavailable
 from studies.store.schema import trials
 from studies.store.workers import Registration, list_workers, release_dead
 from studies.store.writer import StudyStore
+from studies.work.proposing import Proposer
 
 Make = Callable[..., StudyRecord]
 SPAWN = multiprocessing.get_context("spawn")
@@ -51,8 +52,9 @@ def finish(address: str, worker: str, log: Path | None = None) -> None:
     # With notes, every evaluation counts: the usual lease, which no slow machine outlasts.
     store = StudyStore(address, lease_s=None if log else LEASE_S)
     notes = log.open("a") if log else None
-    while not store.progress("small").done:
-        claim = store.claim("small", worker)
+    proposer = Proposer(store, store.get("small"), worker)
+    while not store.progress(proposer.study.id).done:
+        claim = proposer.claim(worker)
         if claim is None:
             time.sleep(0.05)
             continue
@@ -69,9 +71,9 @@ def die_at(address: str, moment: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     store = StudyStore(address, lease_s=LEASE_S)
-    store.get("small")
+    proposer = Proposer(store, store.get("small"), "victim")
     reached("before the claim")
-    claim = store.claim("small", "victim")
+    claim = proposer.claim("victim")
     assert claim
     reached("after the claim")
     evaluation = measure(claim.policy)
@@ -92,7 +94,7 @@ def open_at_once(addresses: list[str], barrier: Barrier) -> None:
 
 
 def recorded(store: StudyStore) -> Counter[int]:
-    return Counter(row.trial for row in store.evaluations("small"))
+    return Counter(row.trial for row in store.evaluations(store.get("small").id))
 
 
 # Claims
@@ -155,7 +157,7 @@ def test_a_killed_worker_costs_nothing(address: str, make_record: Make, moment: 
     assert victim.exitcode == -signal.SIGKILL
     finish(address, "survivor")
     assert recorded(store) == Counter(range(12))
-    progress = store.progress("small")
+    progress = store.progress(store.get("small").id)
     assert (progress.finished, progress.failed) == (12, 0)
     assert progress.lost == (0 if moment in ("before the claim", "after recording") else 1)
 
@@ -165,13 +167,13 @@ def test_an_abandoned_trial_is_evaluated_with_its_own_parameters(
 ) -> None:
     """Protection: the proposal is written before the evaluation, and taken over with the trial."""
     store = make_store(address, make_record(anchors={"bits": [4], "thresholds": [1.0]}))
-    store.claim("small", "first")
-    abandoned = store.claim("small", "gone")
+    take(store, "small", "first")
+    abandoned = take(store, "small", "gone")
     assert abandoned
     assert abandoned.source == "random"
     time.sleep(LEASE_S + 0.2)
-    store.claim("small", "second")
-    again = store.claim("small", "second")
+    take(store, "small", "second")
+    again = take(store, "small", "second")
     assert again
     assert (again.lease.number, again.lease.attempt) == (abandoned.lease.number, 2)
     assert again.policy == abandoned.policy
@@ -182,11 +184,11 @@ def test_a_study_whose_last_trial_is_abandoned_is_served_again(
 ) -> None:
     """Protection: open studies are those with budget, and those with an abandoned trial."""
     store = make_store(address, make_record(budget={"trials": 1}))
-    assert store.open_studies() == ["small"]
-    assert store.claim("small", "gone")
+    assert open_names(store) == ["small"]
+    assert take(store, "small", "gone")
     assert store.open_studies() == []
     time.sleep(LEASE_S + 0.2)
-    assert store.open_studies() == ["small"]
+    assert open_names(store) == ["small"]
     finish(address, "survivor")
     assert store.open_studies() == []
 
@@ -196,12 +198,12 @@ def test_a_trial_that_kills_its_workers_is_quarantined(address: str, make_record
     record = make_record(anchors={"bits": [4], "thresholds": [1.0]}, budget={"trials": 2})
     store = make_store(address, record)
     for _ in range(MAX_ATTEMPTS):
-        poisoned = store.claim("small", "victim")
+        poisoned = take(store, "small", "victim")
         assert poisoned
         assert poisoned.lease.number == 0
         time.sleep(LEASE_S + 0.2)
     finish(address, "survivor")
-    ((number, reason),) = store.failures("small")
+    ((number, reason),) = store.failures(store.get("small").id)
     assert number == 0
     assert f"quarantined: {MAX_ATTEMPTS} workers were lost on it" in reason
     assert recorded(store) == Counter([1])
@@ -211,7 +213,7 @@ def freeze(address: str, started: str, result: str) -> None:
     logging.basicConfig(filename=result, level=logging.WARNING)
     store = StudyStore(address, lease_s=LEASE_S)
     registration = Registration(store.claims, "frozen")
-    claim = store.claim("small", "frozen")
+    claim = take(store, "small", "frozen")
     assert claim
     registration.hold(claim.lease)
     evaluation = measure(claim.policy)
@@ -238,7 +240,7 @@ def test_a_frozen_workers_late_result_is_refused(
     os.kill(frozen.pid or 0, signal.SIGSTOP)
     time.sleep(LEASE_S + 0.3)
     registration = Registration(store.claims, "survivor")
-    taken = store.claim("small", "survivor")
+    taken = take(store, "small", "survivor")
     assert taken
     assert (taken.lease.number, taken.lease.attempt) == (0, 2)
     registration.hold(taken.lease)
@@ -247,7 +249,7 @@ def test_a_frozen_workers_late_result_is_refused(
     frozen.join(60)
     assert frozen.exitcode == 0
     assert "refused: trial 0: the lease of frozen (attempt 1) ran out" in log.read_text()
-    assert store.evaluations("small") == []
+    assert store.evaluations(store.get("small").id) == []
     store.record(taken, measure(taken.policy))
     registration.close()
     finish(address, "survivor")
@@ -258,11 +260,11 @@ def test_a_living_worker_keeps_its_lease(address: str, make_record: Make) -> Non
     """Protection: the renewing thread."""
     store = make_store(address, make_record(budget={"trials": 1}))
     registration = Registration(store.claims, "slow")
-    claim = store.claim("small", "slow")
+    claim = take(store, "small", "slow")
     assert claim
     registration.hold(claim.lease)
     time.sleep(2 * LEASE_S)
-    assert store.claim("small", "eager") is None
+    assert take(store, "small", "eager") is None
     store.record(claim, measure(claim.policy))
     registration.close()
     assert recorded(store) == Counter([0])
@@ -289,7 +291,7 @@ def test_clocks_an_hour_off_take_nothing_from_others(
     """Protection: leases run by the database's clock."""
     store = make_store(address, make_record())
     registration = Registration(store.claims, "right")
-    mine = store.claim("small", "right")
+    mine = take(store, "small", "right")
     assert mine
     registration.hold(mine.lease)
     early, late = start(shifted_clock, address, -1), start(shifted_clock, address, 1)
@@ -301,7 +303,7 @@ def test_clocks_an_hour_off_take_nothing_from_others(
         assert process.exitcode == 0
     registration.close()
     assert recorded(store) == Counter(range(12))
-    assert store.progress("small").lost == 0
+    assert store.progress(store.get("small").id).lost == 0
 
 
 # Workers
@@ -315,7 +317,7 @@ def test_a_name_belongs_to_one_living_worker(address: str, make_record: Make) ->
         Registration(store.claims, "ann")
     (seen,) = list_workers(store.database)
     assert (seen.name, seen.alive, seen.study, seen.pid) == ("ann", True, None, os.getpid())
-    claim = store.claim("small", "ann")
+    claim = take(store, "small", "ann")
     assert claim
     (seen,) = list_workers(store.database)
     assert (seen.study, seen.trial) == ("small", 0)
@@ -327,7 +329,7 @@ def test_a_name_belongs_to_one_living_worker(address: str, make_record: Make) ->
 def register_and_die(address: str) -> None:
     store = StudyStore(address)  # with the usual, long lease
     Registration(store.claims, "victim")
-    store.claim("small", "victim")
+    take(store, "small", "victim")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -337,9 +339,9 @@ def test_this_hosts_dead_workers_are_known_at_once(address: str, make_record: Ma
     store.create(make_record(budget={"trials": 1}))
     victim = start(register_and_die, address)
     victim.join(60)
-    assert store.claim("small", "other") is None
+    assert take(store, "small", "other") is None
     assert release_dead(store.database) == 1
-    claim = store.claim("small", "other")
+    claim = take(store, "small", "other")
     assert claim
     assert claim.lease.attempt == 2
     assert list(list_workers(store.database)) == []
@@ -351,7 +353,7 @@ def test_this_hosts_dead_workers_are_known_at_once(address: str, make_record: Ma
 def test_a_read_only_store_is_refused_and_the_result_kept(address: str, make_record: Make) -> None:
     """Protection: the error is known for what it is, and nothing is half-written."""
     store = make_store(address, make_record())
-    claim = store.claim("small", "tester")
+    claim = take(store, "small", "tester")
     assert claim
     engine = store.database.engine
 
@@ -365,7 +367,7 @@ def test_a_read_only_store_is_refused_and_the_result_kept(address: str, make_rec
     event.listen(engine, "connect", read_only)
     with pytest.raises(BadInput, match="is read-only: make it writable"):
         store.record(claim, measure(claim.policy))
-    assert store.evaluations("small") == []
+    assert store.evaluations(store.get("small").id) == []
     event.remove(engine, "connect", read_only)
     engine.dispose()
     store.record(claim, measure(claim.policy))
@@ -375,7 +377,7 @@ def test_a_read_only_store_is_refused_and_the_result_kept(address: str, make_rec
 def test_a_full_disk_loses_nothing(tmp_path: Path, make_record: Make) -> None:
     """Protection: one transaction a record, and a result that is kept until it lands."""
     store = make_store(f"sqlite:///{tmp_path}/s.db", make_record())
-    claim = store.claim("small", "tester")
+    claim = take(store, "small", "tester")
     assert claim
     evaluation = measure(claim.policy)
     engine = store.database.engine
@@ -390,11 +392,11 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, make_record: Make) -> None:
     many = [("harvest", evaluation)] * 50
     with pytest.raises(StoreUnavailable, match="the disk is full: free some room"):
         store.record(claim, evaluation, *many, patience_s=0.2)
-    assert store.evaluations("small") == []
+    assert store.evaluations(store.get("small").id) == []
     with store.database.read() as reading:
         state = reading.execute(select(trials.c.finished).where(trials.c.number == 0)).scalar()
     assert state is None
     event.remove(engine, "connect", full)
     engine.dispose()
     store.record(claim, evaluation, *many)
-    assert len(store.evaluations("small")) == 51
+    assert len(store.evaluations(store.get("small").id)) == 51

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 from optuna.trial import TrialState
-from small_study import measure
+from small_study import measure, take
 from sqlalchemy import Connection, text
 
 from search.errors import BadInput
@@ -127,26 +127,26 @@ def test_an_upgrade_keeps_every_row_and_id(old: Database, address: str, make_rec
     assert all(row["model"] is row["checkpoint"] is None for row in after["evaluations"])
 
     store = StudyStore(address)
-    assert store.get("small") == make_record()
-    rows = store.evaluations("small")
+    assert store.get("small").record == make_record()
+    rows = store.evaluations(store.get("small").id)
     assert [row.id for row in rows] == [1, 2, 3, 4]
     assert [(row.trial, row.source, row.model) for row in rows] == [
         (0, f"W{bits}", None) for bits in BITS
     ]
-    space = store.get("small").space
+    space = store.get("small").record.space
     assert store.details(rows) == [measure(space.uniform(bits, 0.5)) for bits in BITS]
 
 
 def test_an_upgraded_store_takes_up_its_work(old: Database, address: str) -> None:
     old.upgrade()
     store = StudyStore(address)
-    claim = store.claim("small", "tester")
+    claim = take(store, "small", "tester")
     assert claim
     assert claim.lease.number == 1
     store.record(claim, measure(claim.policy))
     model = Contribution("late", measure(claim.policy), "e" * 64, Path("r.safetensors"))
-    assert contribute(store, "small", [model]) == 1
-    rows = store.evaluations("small")
+    assert contribute(store, store.get("small").id, [model]) == 1
+    rows = store.evaluations(store.get("small").id)
     assert [row.id for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [row.trial for row in rows[4:]] == [1, None]
 
@@ -156,20 +156,20 @@ def test_an_id_that_was_deleted_is_not_used_again(old: Database, address: str) -
     old.write(lambda connection: connection.execute(text("delete from evaluations where id > 2")))
     old.upgrade()
     store = StudyStore(address)
-    claim = store.claim("small", "tester")
+    claim = take(store, "small", "tester")
     assert claim
     store.record(claim, measure(claim.policy))
-    assert [row.id for row in store.evaluations("small")] == [1, 2, 5]
+    assert [row.id for row in store.evaluations(store.get("small").id)] == [1, 2, 5]
 
 
 def test_an_upgraded_store_numbers_on_after_later_deletions(old: Database, address: str) -> None:
     old.upgrade()
     old.write(lambda connection: connection.execute(text("delete from evaluations where id > 2")))
     store = StudyStore(address)
-    claim = store.claim("small", "tester")
+    claim = take(store, "small", "tester")
     assert claim
     store.record(claim, measure(claim.policy))
-    assert [row.id for row in store.evaluations("small")] == [1, 2, 5]
+    assert [row.id for row in store.evaluations(store.get("small").id)] == [1, 2, 5]
 
 
 def test_an_upgraded_store_has_the_tables_of_a_new_one(old: Database) -> None:
@@ -207,7 +207,8 @@ def test_an_upgraded_store_has_the_tables_of_a_new_one(old: Database) -> None:
 
 def test_references_still_hold_after_an_upgrade(old: Database, address: str) -> None:
     old.upgrade()
-    StudyStore(address).delete("small")
+    store = StudyStore(address)
+    store.delete(store.get("small").id)
     left = content(old)
     assert (left["trials"], left["evaluations"]) == ([], [])
 

@@ -13,7 +13,7 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.distributions import IntDistribution
-from small_study import measure
+from small_study import measure, open_names, take
 from sqlalchemy import event
 
 from search.errors import BadInput
@@ -22,6 +22,7 @@ from studies.records import StudyRecord
 from studies.store.database import VERSION_TABLE, Database, EmptyStore
 from studies.store.schema import SCHEMA, metadata, studies, trials
 from studies.store.writer import StudyStore
+from studies.work.proposing import Proposer
 
 Make = Callable[..., StudyRecord]
 
@@ -35,8 +36,9 @@ def store(address: str, make_record: Make) -> StudyStore:
 
 def work(store: StudyStore, name: str = "small", most: int = 1000) -> int:
     """Evaluate what there is, up to ``most`` trials; returns how many."""
+    proposer = Proposer(store, store.get(name), "tester")
     for done in range(most):
-        claim = store.claim(name, "tester")
+        claim = proposer.claim("tester")
         if claim is None:
             return done
         store.record(claim, measure(claim.policy))
@@ -44,18 +46,19 @@ def work(store: StudyStore, name: str = "small", most: int = 1000) -> int:
 
 
 def test_a_study_comes_back_as_it_was_written(store: StudyStore, make_record: Make) -> None:
-    assert store.get("small") == make_record()
+    assert store.get("small").record == make_record()
     assert store.names() == ["small"]
 
 
 def test_creating_it_again_changes_nothing(store: StudyStore, make_record: Make) -> None:
-    assert store.create(make_record()) is False
-    assert store.progress("small").budget == 12
+    assert store.create(make_record()) is None
+    assert store.progress(store.get("small").id).budget == 12
     assert work(store) == 12
 
 
 def test_anchors_come_first_and_in_order(store: StudyStore, make_record: Make) -> None:
-    claims = [store.claim("small", "tester") for _ in range(6)]
+    proposer = Proposer(store, store.get("small"), "tester")
+    claims = [proposer.claim("tester") for _ in range(6)]
     assert [claim.source for claim in claims if claim] == ["anchor"] * 4 + ["random"] * 2
     assert [claim.policy for claim in claims[:4] if claim] == make_record().anchors()
     assert [claim.lease.number for claim in claims if claim] == list(range(6))
@@ -69,11 +72,11 @@ def test_anchors_are_evaluated_in_the_order_given(make_record: Make) -> None:
 
 
 def test_an_evaluation_is_read_back_exactly(store: StudyStore) -> None:
-    claim = store.claim("small", "tester")
+    claim = take(store, "small", "tester")
     assert claim
     evaluation = measure(claim.policy)
     store.record(claim, evaluation)
-    (row,) = store.evaluations("small")
+    (row,) = store.evaluations(store.get("small").id)
     assert store.details([row]) == [evaluation]
     assert (row.trial, row.source, row.digest) == (0, "anchor", evaluation.policy.digest)
     assert (row.value, row.gbops) == (evaluation.value, evaluation.gbops)
@@ -82,51 +85,51 @@ def test_an_evaluation_is_read_back_exactly(store: StudyStore) -> None:
 
 def test_the_budget_is_exact_and_may_grow(store: StudyStore) -> None:
     assert work(store) == 12
-    progress = store.progress("small")
+    progress = store.progress(store.get("small").id)
     assert (progress.finished, progress.running, progress.done) == (12, 0, True)
     assert store.open_studies() == []
-    assert store.raise_budget("small", 5).config.budget.trials == 12
-    assert store.raise_budget("small", 15).config.budget.trials == 15
-    assert store.open_studies() == ["small"]
+    assert store.raise_budget(store.get("small").id, 5).record.config.budget.trials == 12
+    assert store.raise_budget(store.get("small").id, 15).record.config.budget.trials == 15
+    assert open_names(store) == ["small"]
     assert work(store) == 3
-    assert {row.trial for row in store.evaluations("small")} == set(range(15))
+    assert {row.trial for row in store.evaluations(store.get("small").id)} == set(range(15))
 
 
 def test_more_anchors_than_budget_leave_some_waiting(address: str, make_record: Make) -> None:
     store = StudyStore(address, create=True)
     store.create(make_record(budget={"trials": 3}))
     assert work(store) == 3
-    assert store.progress("small").done
+    assert store.progress(store.get("small").id).done
 
 
 def test_reading_since_a_revision_gives_only_what_is_new(store: StudyStore) -> None:
     work(store, most=5)
-    seen = store.evaluations("small")
+    seen = store.evaluations(store.get("small").id)
     last = max(row.revision for row in seen)
-    assert store.evaluations("small", since=last) == []
+    assert store.evaluations(store.get("small").id, since=last) == []
     work(store, most=2)
-    new = store.evaluations("small", since=last)
+    new = store.evaluations(store.get("small").id, since=last)
     assert [row.trial for row in new] == [5, 6]
     assert all(row.revision > last for row in new)
-    assert store.evaluations("small") == [*seen, *new]
+    assert store.evaluations(store.get("small").id) == [*seen, *new]
 
 
 def test_harvested_evaluations_are_recorded_with_their_trial(store: StudyStore) -> None:
-    claim = store.claim("small", "tester")
+    claim = take(store, "small", "tester")
     assert claim
     more = [claim.policy.with_thresholds([share, 0.0]) for share in (0.4, 0.6)]
     store.record(claim, measure(claim.policy), *[("harvest", measure(one)) for one in more])
-    rows = store.evaluations("small")
+    rows = store.evaluations(store.get("small").id)
     assert Counter(row.source for row in rows) == {"anchor": 1, "harvest": 2}
     assert {row.trial for row in rows} == {0}
-    assert store.progress("small").finished == 1
+    assert store.progress(store.get("small").id).finished == 1
 
 
 def test_a_failed_evaluation_counts_and_keeps_its_reason(store: StudyStore) -> None:
-    claim = store.claim("small", "tester")
+    claim = take(store, "small", "tester")
     assert claim
     store.fail(claim, "ValueError: no")
-    assert store.failures("small") == [(0, "ValueError: no")]
+    assert store.failures(store.get("small").id) == [(0, "ValueError: no")]
     assert work(store) == 11
 
 
@@ -134,24 +137,24 @@ def test_a_failed_evaluation_counts_and_keeps_its_reason(store: StudyStore) -> N
 def test_figures_that_are_not_finite_are_refused(
     store: StudyStore, change: dict[str, float]
 ) -> None:
-    claim = store.claim("small", "tester")
+    claim = take(store, "small", "tester")
     assert claim
     evaluation = measure(claim.policy)
     with pytest.raises(BadInput, match="only finite figures are recorded"):
         store.record(claim, dataclasses.replace(evaluation, **change))
-    assert store.evaluations("small") == []
+    assert store.evaluations(store.get("small").id) == []
     store.record(claim, evaluation)  # the trial is still this worker's
 
 
 def test_others_see_the_parameters_of_a_running_trial(store: StudyStore, address: str) -> None:
-    for _ in range(5):
-        claim = store.claim("small", "tester")
+    work(store, most=4)
+    claim = take(store, "small", "tester")
     assert claim
     other = StudyStore(address)
     study = optuna.load_study(study_name="small", storage=other.storage)
     running = study.trials[4]
     assert running.state == optuna.trial.TrialState.RUNNING
-    assert other.get("small").space.decode(running.params) == claim.policy
+    assert other.get("small").record.space.decode(running.params) == claim.policy
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
@@ -161,6 +164,7 @@ def test_a_trial_costs_few_statements_whatever_the_sampler(
     store = StudyStore(address, create=True)
     store.create(make_record(sampler={"name": sampler}, budget={"trials": 100}))
     work(store, most=20)
+    proposer = Proposer(store, store.get("small"), "tester")
     engine, seen = store.database.engine, Counter[str]()
 
     def count(_: object, __: object, statement: str, *rest: object) -> None:
@@ -168,11 +172,11 @@ def test_a_trial_costs_few_statements_whatever_the_sampler(
 
     event.listen(engine, "before_cursor_execute", count)
     event.listen(engine, "commit", lambda _: seen.update(["commits"]))
-    claim = store.claim("small", "tester")
+    claim = proposer.claim("tester")
     assert claim
     evaluation = measure(claim.policy)
     store.record(claim, evaluation, *[("harvest", evaluation)] * 49)
-    assert len(store.evaluations("small")) == 70
+    assert len(store.evaluations(proposer.study.id)) == 70
     # One of the statements is the reading just above.
     assert seen["statements"] - 1 <= 8
     assert seen["commits"] <= 3
@@ -202,41 +206,40 @@ def test_times_are_kept_in_utc_with_their_zone(store: StudyStore) -> None:
 
 def test_studies_are_served_fairly(store: StudyStore, make_record: Make) -> None:
     store.create(make_record(name="second"))
-    first = store.open_studies()
-    claims = []
+    first = open_names(store)
+    served = Counter[str]()
     for _ in range(6):
-        (name, *_rest) = store.open_studies()
-        claims.append(store.claim(name, "tester"))
-    served = Counter(claim.study for claim in claims if claim)
+        (name, *_rest) = open_names(store)
+        served[name] += take(store, name, "tester") is not None
     assert first == ["small", "second"]
     assert served == {"small": 3, "second": 3}
 
 
 def test_an_archived_study_is_hidden_and_comes_back(store: StudyStore) -> None:
-    store.set_archived("small", True)
+    store.set_archived(store.get("small").id, True)
     assert (store.names(), store.names(archived=True)) == ([], ["small"])
     assert store.open_studies() == []
-    store.set_archived("small", False)
-    assert store.open_studies() == ["small"]
+    store.set_archived(store.get("small").id, False)
+    assert open_names(store) == ["small"]
 
 
 def test_a_renamed_study_keeps_its_results(store: StudyStore, make_record: Make) -> None:
     work(store, most=3)
     store.create(make_record(name="taken"))
     with pytest.raises(BadInput, match="'taken' exists"):
-        store.rename("small", "taken")
+        store.rename(store.get("small").id, "taken")
     with pytest.raises(BadInput, match="printable"):
-        store.rename("small", "a\nb")
-    store.rename("small", "<i>new</i> 'name'")
-    assert store.get("<i>new</i> 'name'").config.name == "<i>new</i> 'name'"
+        store.rename(store.get("small").id, "a\nb")
+    store.rename(store.get("small").id, "<i>new</i> 'name'")
+    assert store.get("<i>new</i> 'name'").record.config.name == "<i>new</i> 'name'"
     assert work(store, "<i>new</i> 'name'") == 9
-    assert len(store.evaluations("<i>new</i> 'name'")) == 12
+    assert len(store.evaluations(store.get("<i>new</i> 'name'").id)) == 12
 
 
 def test_a_deleted_study_leaves_nothing(store: StudyStore, make_record: Make) -> None:
     work(store, most=3)
     store.create(make_record(name="other"))
-    store.delete("small")
+    store.delete(store.get("small").id)
     assert store.names() == ["other"]
     with store.database.read() as connection:
         for table in metadata.tables.values():
@@ -372,7 +375,7 @@ def test_a_study_from_before_harvests_goes_on_as_it_began(make_record: Make) -> 
 
 def test_what_a_trial_is_given_is_added_to_its_attributes(store: StudyStore) -> None:
     study_id = store.storage.get_study_id_from_name("small")
-    claim = store.claim("small", "tester")
+    claim = take(store, "small", "tester")
     assert claim
     store.storage.set_trial_user_attr(claim.lease.trial_id, "note", "mine")
     store.record(claim, measure(claim.policy), attributes={"raced": {"samples": 1, "of": 2}})
@@ -385,14 +388,14 @@ def test_a_foreign_trial_half_way_through_its_parameters_is_no_policy(
     store: StudyStore,
 ) -> None:
     study_id = store.storage.get_study_id_from_name("small")
-    space = store.get("small").space
-    mine = store.claim("small", "tester")
+    space = store.get("small").record.space
+    mine = take(store, "small", "tester")
     assert mine
-    assert store.pending("small") == [mine.policy]
+    assert store.pending(mine.lease.study_id, space) == [mine.policy]
     foreign = store.storage.create_new_trial(study_id)
     name = next(iter(space.encode(space.narrowest())))
     store.storage.set_trial_param(foreign, name, 4.0, IntDistribution(2, 8))
-    assert store.pending("small") == [mine.policy]
+    assert store.pending(mine.lease.study_id, space) == [mine.policy]
 
 
 def test_a_proposal_that_fails_gives_its_trial_back(
@@ -406,7 +409,7 @@ def test_a_proposal_that_fails_gives_its_trial_back(
     with monkeypatch.context() as patched:
         patched.setattr(PolicySpace, "propose", fail)
         with pytest.raises(RuntimeError, match="no proposal"):
-            store.claim("small", "one")
-    again = store.claim("small", "two")  # at once: it need not wait for a lease
+            take(store, "small", "one")
+    again = take(store, "small", "two")  # at once: it need not wait for a lease
     assert again
     assert (again.lease.number, again.lease.attempt) == (4, 2)

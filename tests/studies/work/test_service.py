@@ -12,75 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fleet import Fleet, wait_for
 from postgres import Postgres, new_database
-from running import command_env, command_line
+from running import command_line
 
-from studies.records import HARVEST
+from studies.records import HARVEST, Progress
 from studies.store.claims import Claims
 from studies.store.workers import list_workers
 from studies.store.writer import StudyStore
-
-STUDY = """
-name = "{name}"
-[model]
-checkpoint = "bundled:fashion"
-[data]
-dataset = "fashion"
-calibration_images = 64
-[anchors]
-bits = [4, 8]
-thresholds = [0.8, 1.0]
-[budget]
-trials = {trials}
-"""
-
-
-class Fleet:
-    """Starts the command beside a test, always on the same store and cache."""
-
-    def __init__(self, folder: Path, address: str, cache: Path) -> None:
-        self.folder, self.address, self.cache = folder, address, cache
-        self.started: list[subprocess.Popen[str]] = []
-
-    def run(self, *arguments: str) -> str:
-        """Run a command to its end and return what it printed."""
-        done = subprocess.run(
-            command_line(arguments), cwd=self.folder, env=self.environment(), text=True,
-            capture_output=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def submit(self, name: str, trials: int) -> None:
-        """Submit a small study of the bundled model."""
-        path = self.folder / f"{name}.toml"
-        path.write_text(STUDY.format(name=name, trials=trials))
-        self.run("submit", path.name, "--cache", str(self.cache))
-
-    def worker(self, name: str) -> subprocess.Popen[str]:
-        """Start a worker whose log is NAME.log."""
-        with (self.folder / f"{name}.log").open("w") as log:
-            process = subprocess.Popen(
-                command_line(["worker", "--name", name, "--threads", "1", "--cache", self.cache]),
-                cwd=self.folder, env=self.environment(), text=True, stdout=log, stderr=log,
-            )  # fmt: skip
-        self.started.append(process)
-        return process
-
-    def environment(self) -> dict[str, str]:
-        """The store's address goes through the environment, as in the compose file."""
-        return {**command_env(), "EXITBITS_STORE": self.address}
-
-    def log(self, name: str) -> str:
-        """What a worker has logged so far."""
-        return (self.folder / f"{name}.log").read_text()
-
-    def close(self) -> None:
-        """End what still runs."""
-        for process in self.started:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
 
 
 @pytest.fixture
@@ -92,30 +31,13 @@ def own_postgres() -> Iterator[Postgres]:
     server.close()
 
 
-@pytest.fixture
-def launch_fleet(tmp_path: Path, shared_cache: Path) -> Iterator[Callable[[str], Fleet]]:
-    """Make a fleet on a store; its processes end with the test."""
-    fleets: list[Fleet] = []
-
-    def make(address: str) -> Fleet:
-        fleets.append(Fleet(tmp_path, address, shared_cache))
-        return fleets[-1]
-
-    yield make
-    for fleet in fleets:
-        fleet.close()
-
-
 def own_trials(store: StudyStore, name: str) -> list[int | None]:
     """The trial of every evaluation but harvested ones: each trial has one of its own."""
-    return [row.trial for row in store.evaluations(name) if row.source != HARVEST]
+    return [row.trial for row in store.evaluations(store.get(name).id) if row.source != HARVEST]
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 150) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.1)
+def progress_of(store: StudyStore, name: str) -> Progress:
+    return store.progress(store.get(name).id)
 
 
 def test_the_topology_of_the_compose_file_as_plain_processes(
@@ -128,7 +50,9 @@ def test_the_topology_of_the_compose_file_as_plain_processes(
     wait_for(lambda: len(list_workers(store.database)) == 2, "both workers to sign on")
     fleet.submit("first", 6)
     fleet.submit("second", 6)
-    wait_for(lambda: store.progress("first").done and store.progress("second").done, "the end")
+    wait_for(
+        lambda: progress_of(store, "first").done and progress_of(store, "second").done, "the end"
+    )
     for name in ("first", "second"):
         trials = Counter(own_trials(store, name))
         assert trials == Counter(range(6))
@@ -152,10 +76,10 @@ def test_sigterm_finishes_the_trial_in_hand(
     fleet.submit("first", 50)
     worker = fleet.worker("ann")
     store = StudyStore(address)
-    wait_for(lambda: store.progress("first").running, "a trial in hand")
+    wait_for(lambda: progress_of(store, "first").running, "a trial in hand")
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(60) == 0
-    progress = store.progress("first")
+    progress = progress_of(store, "first")
     assert (progress.running, progress.lost) == (0, 0)
     assert progress.finished >= 1
     assert "finishing the trial in hand" in fleet.log("ann")
@@ -169,7 +93,7 @@ def test_a_second_sigterm_quits_at_once(
     fleet.submit("first", 50)
     worker = fleet.worker("ann")
     store = StudyStore(address)
-    wait_for(lambda: store.progress("first").running, "a trial in hand")
+    wait_for(lambda: progress_of(store, "first").running, "a trial in hand")
     worker.send_signal(signal.SIGTERM)
     wait_for(lambda: "once more to quit" in fleet.log("ann"), "the first signal")
     worker.send_signal(signal.SIGTERM)
@@ -186,15 +110,15 @@ def test_a_result_outlives_a_database_that_is_killed(
     fleet.submit("first", 5)
     worker = fleet.worker("ann")
     store = StudyStore(fleet.address)
-    wait_for(lambda: store.progress("first").running, "a trial in hand")
+    wait_for(lambda: progress_of(store, "first").running, "a trial in hand")
     own_postgres.kill()
     time.sleep(down_s)
     own_postgres.start()
     store = StudyStore(fleet.address)
-    wait_for(lambda: store.progress("first").done, "the end of the study")
+    wait_for(lambda: progress_of(store, "first").done, "the end of the study")
     assert worker.poll() is None
     assert Counter(own_trials(store, "first")) == Counter(range(5))
-    progress = store.progress("first")
+    progress = progress_of(store, "first")
     assert (progress.failed, progress.lost) == (0, 0)
     # Alive by the database's clock again: the thread has renewed since the restart.
     wait_for(

@@ -28,13 +28,15 @@ def worker(tmp_path: Path) -> Worker:
         load_config("fashion"), evaluator.ledger, measure_reference(evaluator), "accuracy",
         evaluator.card.digest, evaluator.data_digest,
     )  # fmt: skip
-    store.create(record)
+    assert store.create(record)
     return Worker(store, Registration(store.claims, "tester"), DiskCaches(tmp_path / "cache"))
 
 
 def test_tables_that_appear_later_are_used(worker: Worker, tmp_path: Path) -> None:
-    assert worker._next_claim() is not None
-    assert worker.store.tables == {}
+    (served,) = worker._served()
+    assert worker._next_claim([served]) is not None
+    proposer = worker._proposers[served]
+    assert proposer.tables is None
 
     bits = (2, 3, 4, 5, 6, 7, 8)
     row = Sensitivity(1, bits, 4.0 ** -np.array(bits), np.zeros((7, 6)))
@@ -44,13 +46,14 @@ def test_tables_that_appear_later_are_used(worker: Worker, tmp_path: Path) -> No
     )
     wanted = meter._wanted()
     for side, name in wanted:
-        assert worker._next_claim() is not None
-        assert worker.store.tables == {}  # not while some are missing
+        assert worker._next_claim([served]) is not None
+        assert proposer.tables is None  # not while some are missing
         assert meter.cache is not None
         meter.cache.store(meter._key(side, name), row)
-    assert worker._next_claim() is not None
-    found = worker.store.tables["fashion"]
-    assert len(found.weights) + len(found.activations) == len(wanted)
-    for one in [*found.weights.values(), *found.activations.values()]:
-        np.testing.assert_array_equal(one.noise, row.noise)
+    assert worker._next_claim([served]) is not None
+    assert proposer.tables is not None
+    taken = [*proposer.tables.weights.values(), *proposer.tables.activations.values()]
+    assert len(taken) == len(wanted)
+    for each in taken:
+        np.testing.assert_array_equal(each.noise, row.noise)
     worker.registration.close()

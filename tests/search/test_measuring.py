@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundled_model import open_bundled
+from small_study import take
 
 from search.disk_cache import DiskTraceCache
 from search.evaluate import Evaluator, measure_reference
 from search.front import as_points, front_indices
+from search.measuring import Measurer
 from search.results import evaluate_trace
 from studies.config import TrialSection, parse_config
 from studies.live_front import LiveFront
 from studies.records import HARVEST, StudyRecord
 from studies.store.contributions import Contribution, contribute
 from studies.store.writer import StudyStore
-from studies.work.measuring import Measurer
 
 FIELDS = {
     "name": "real",
@@ -47,12 +48,13 @@ def store(tmp_path: Path, evaluator: Evaluator) -> StudyStore:
 
 
 def measurer(store: StudyStore, evaluator: Evaluator, **settings: float) -> Measurer:
-    space = store.get("real").space
-    return Measurer(evaluator, space, TrialSection(**settings), LiveFront(store, "real"))
+    study, trial = store.get("real"), TrialSection(**settings)
+    front = LiveFront(store, study.id)
+    return Measurer(evaluator, study.record.space, front, trial.harvest, trial.racing)
 
 
 def record_one(store: StudyStore, measure: Measurer) -> None:
-    claim = store.claim("real", "tester")
+    claim = take(store, "real", "tester")
     assert claim
     found = measure.measure(claim.policy)
     store.record(
@@ -88,7 +90,7 @@ def test_what_is_recorded_already_is_not_harvested_again(
 ) -> None:
     measure = measurer(store, evaluator)
     record_one(store, measure)
-    rows = store.evaluations("real")
+    rows = store.evaluations(store.get("real").id)
     assert [row.source for row in rows] == ["anchor"] + [HARVEST] * (len(rows) - 1)
     assert {row.trial for row in rows} == {0}
     # Another worker, which knows nothing but what the store says, finds only what was left out.
@@ -105,11 +107,11 @@ def test_what_is_recorded_already_is_not_harvested_again(
 def test_a_hopeless_pass_is_given_up_and_can_be_repeated(
     store: StudyStore, evaluator: Evaluator
 ) -> None:
-    space = store.get("real").space
+    space = store.get("real").record.space
     strong = measurer(store, evaluator).measure(space.uniform(4, 0.8))
     contribute(
         store,
-        "real",
+        store.get("real").id,
         [Contribution("strong", one) for one in (strong.evaluation, *strong.harvested)],
     )
     weights_only = space.uniform(8, 1.0)
@@ -131,35 +133,6 @@ def test_a_hopeless_pass_is_given_up_and_can_be_repeated(
 def test_neither_is_done_where_both_are_off(store: StudyStore, evaluator: Evaluator) -> None:
     measure = measurer(store, evaluator, harvest=0, racing=0)
     record_one(store, measure)
-    assert len(store.evaluations("real")) == 1
+    assert len(store.evaluations(store.get("real").id)) == 1
     found = measure.measure(measure.space.uniform(2, 1.0))
     assert (found.harvested, found.attributes, found.evaluation.samples) == ((), {}, 900)
-
-
-def test_a_front_is_learned_as_it_grows(store: StudyStore, evaluator: Evaluator) -> None:
-    front = LiveFront(store, "real")
-    front.learn()
-    assert front.points.shape == (0, 2)
-    assert front.beyond(np.array([[0.1, 9.0]])).all()
-    record_one(store, measurer(store, evaluator))
-    front.learn()
-    rows = store.evaluations("real")
-    points = as_points([row.value for row in rows], [row.gbops for row in rows])
-    np.testing.assert_array_equal(front.points, points[front_indices(points)])
-    value, cost = front.points[-1]
-    near = [[value, cost], [value + 0.001, cost], [value, cost - 1e-6], [value, cost + 1]]
-    np.testing.assert_array_equal(front.beyond(np.array(near)), [False, True, True, False])
-    # A recovered model's figures say nothing about this model's bits.
-    evaluation = store.details(rows[:1])[0]
-    contribute(store, "real", [Contribution("better", evaluation, "f" * 64, Path("f.safetensors"))])
-    before = front.points
-    front.learn()
-    np.testing.assert_array_equal(front.points, before)
-
-
-@pytest.mark.parametrize(
-    "settings", [{"harvest": -1}, {"harvest": 1001}, {"racing": 0.4}, {"racing": 1}]
-)
-def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="0"):
-        TrialSection(**settings)

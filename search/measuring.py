@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,8 +21,20 @@ from search.thresholds.candidates import ExitChoices
 from search.thresholds.harvest import harvest
 from search.thresholds.racing import LOOKS, Race
 from search.trace import ExitTrace
-from studies.config import TrialSection
-from studies.live_front import LiveFront
+
+
+class FrontSoFar(Protocol):
+    """The best that is known, by whoever found it."""
+
+    @property
+    def points(self) -> np.ndarray:
+        """Metric and GBOPs, ``[K, 2]``, by ascending cost."""
+
+    def learn(self) -> None:
+        """Take up what is new."""
+
+    def beyond(self, points: np.ndarray) -> np.ndarray:
+        """Which of ``points`` ``[N, 2]`` would add to the front, bool ``[N]``."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +54,22 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurer:
-    """Measures the trials of one study.
+    """Measures the trials of one search.
 
     Attributes:
         evaluator: of its model on its search split.
         space: its legal policies.
-        settings: what a trial does beside its own policy.
-        front: what the study has found so far.
+        front: what the search has found so far.
+        harvest: how many policies with other thresholds a trial gives at most, from 0.
+        racing: confidence with which a pass that cannot add to the front is given up, 0.5 to below
+            1; 0 for never.
     """
 
     evaluator: Evaluator[Any]
     space: PolicySpace
-    settings: TrialSection
-    front: LiveFront
+    front: FrontSoFar
+    harvest: int
+    racing: float
 
     def measure(self, policy: Policy) -> Measured:
         """Evaluate a policy and harvest its trace, or give up where that is hopeless."""
@@ -69,10 +84,9 @@ class Measurer:
     def _run(self, policy: Policy) -> tuple[ExitTrace, bool]:
         """The policy's trace, and whether it was given up before its end."""
         samples = len(self.evaluator.split)
-        confidence = self.settings.racing
-        if not confidence or not len(self.front.points):
+        if not self.racing or not len(self.front.points):
             return self.evaluator.trace(policy.bits), False
-        race = Race(self.front.points * [1.0, GIGA], samples, confidence)
+        race = Race(self.front.points * [1.0, GIGA], samples, self.racing)
         looks = [round(samples * part) for part in LOOKS]
         trace = None
         for trace in self.evaluator.growing_trace(policy.bits, looks):
@@ -84,19 +98,19 @@ class Measurer:
         return trace, False
 
     def _harvest(self, policy: Policy, trace: ExitTrace) -> list[Evaluation]:
-        if not self.settings.harvest:
+        if not self.harvest:
             return []
-        found = harvest(self._choices(policy, trace))
-        points = as_points(found.value, found.cost / GIGA)
+        tried = harvest(self._choices(policy, trace))
+        points = as_points(tried.value, tried.cost / GIGA)
         front = front_indices(points)
         # A hair worse: the same policy's recorded figures may differ in the last place.
         front = front[self.front.beyond(points[front] * [1 - 1e-9, 1 + 1e-9])]
-        ranks = np.linspace(0, len(front) - 1, min(len(front), self.settings.harvest))
+        ranks = np.linspace(0, len(front) - 1, min(len(front), self.harvest))
         policies = [
-            policy.with_thresholds(found.thresholds[index])
+            policy.with_thresholds(tried.thresholds[index])
             for index in front[ranks.round().astype(np.int64)]
         ]
-        return [self.evaluator.evaluate_trace(one, trace) for one in policies if one != policy]
+        return [self.evaluator.evaluate_trace(each, trace) for each in policies if each != policy]
 
     def _choices(self, policy: Policy, trace: ExitTrace) -> ExitChoices:
         return ExitChoices(

@@ -1,0 +1,110 @@
+"""Proposing: a trial is claimed from the store, and a sampler gives it a policy.
+
+The one place where storage, sampler and what is known of a study meet.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.trial import FrozenTrial, Trial
+
+from search.digest import digest_of
+from search.policy import Policy
+from studies.records import Claim, Lease, Study, StudyGone
+from studies.samplers import make_sampler
+from studies.store.database import StoreUnavailable
+from studies.store.rows import params_value
+from studies.store.writer import StudyStore
+from studies.work.knowledge import StudyKnowledge
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+    from search.bits.tables import SensitivityTables
+    from studies.live_front import LiveFront
+
+
+class Proposer:
+    """Claims trials of one study and proposes their policies.
+
+    Args:
+        store: where the trials come from.
+        study: as the store gives it.
+        stream: names the sampler's random stream; every worker draws from one of its own.
+
+    Raises:
+        StudyGone: when the study was deleted.
+    """
+
+    def __init__(self, store: StudyStore, study: Study, stream: str) -> None:
+        self.store, self.study = store, study
+        self._knowledge = StudyKnowledge(store, study)
+        section = study.record.config.sampler
+        seed = int(digest_of([section.seed, stream])[:8], 16)
+        self._optuna_study = self._open(make_sampler(section.name, seed, self._knowledge))
+
+    @property
+    def front(self) -> LiveFront:
+        """The study's front as this process knows it."""
+        return self._knowledge.live_front
+
+    @property
+    def tables(self) -> SensitivityTables | None:
+        """The sensitivities that the sampler uses, or None."""
+        return self._knowledge.surrogate.tables
+
+    def take_up(self, tables: SensitivityTables) -> None:
+        """Have the sampler use these sensitivities from now on."""
+        self._knowledge.take_up(tables)
+
+    def claim(self, worker: str) -> Claim | None:
+        """Take the next trial, a queued or abandoned one before a new proposal.
+
+        Args:
+            worker: who takes it.
+
+        Returns:
+            None when the budget is spent or all that is left is in other workers' hands.
+
+        Raises:
+            LeaseLost: when the proposal took longer than the lease.
+            StudyGone: when the study was deleted.
+            StoreUnavailable: when the database stays away.
+        """
+        taken = self.store.claims.claim(self.study.id, worker)
+        if taken is None:
+            return None
+        lease, trial = taken
+        source = lease.source or self.study.record.config.sampler.name
+        if trial.params:
+            # An earlier attempt proposed already; this one only evaluates again.
+            return Claim(lease, self.study.record.space.decode(trial.params), source)
+        try:
+            policy = self._propose(lease, trial)
+        except Exception:
+            with suppress(StoreUnavailable):
+                self.store.claims.give_back(lease)  # others need not wait until it runs out
+            raise
+        self.store.claims.send_proposal(lease, params_value(trial), trial.system_attrs, source)
+        return Claim(lease, policy, source)
+
+    def _open(self, sampler: BaseSampler) -> optuna.Study:
+        """The study as Optuna's samplers want it: found by its name, so its id is checked."""
+        storage = self.store.storage
+        try:
+            name = storage.get_study_name_from_id(self.study.id)
+            opened = optuna.Study(name, storage, sampler)
+        except KeyError:
+            raise StudyGone(self.study.id) from None
+        if opened._study_id != self.study.id:
+            raise StudyGone(self.study.id)
+        return opened
+
+    def _propose(self, lease: Lease, trial: FrozenTrial) -> Policy:
+        study = self._optuna_study
+        study._thread_local.cached_all_trials = None
+        with self.store.storage.gathering(self.study.id, trial):
+            return self.study.record.space.propose(Trial(study, lease.trial_id))
