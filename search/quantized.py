@@ -24,13 +24,14 @@ from search.digest import digest_of
 from search.engines.base import Engine, EngineKind, resolve_engine
 from search.engines.reference import ReferenceEngine
 from search.models.card import ModelCard
-from search.models.early_exit import EarlyExitModel
+from search.models.early_exit import EarlyExitModel, Read
 from search.policy import Bits
 from search.quantize import calibration
 from search.quantize.histograms import Histogram
 from search.quantize.qparams import ModelQParams
 from search.quantize.ranges import resolve_quantizer
 from search.tasks import Task, resolve_task
+from search.tasks.torch_half import TorchTask, resolve_torch_task
 from search.trace import ExitTrace
 
 
@@ -69,6 +70,11 @@ class QuantizedModel:
     def task(self) -> Task:
         """What the model's heads answer."""
         return resolve_task(self.card.task)
+
+    @cached_property
+    def torch_task(self) -> TorchTask:
+        """What is done to their raw outputs."""
+        return resolve_torch_task(self.card.task)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -121,23 +127,36 @@ class QuantizedModel:
     @torch.inference_mode()
     def run_full_precision(self, split: Split) -> Iterator[ExitTrace]:
         """The trace of every batch of a split by the model as it was trained."""
-        yield from self._traces(self.model.to(self.device), split, ReferenceEngine.name)
+        model = self.model.to(self.device)
+        yield from self._traces(model.read_exits, split, ReferenceEngine.name)
 
     def _traces(
-        self, outputs_of: Callable[[Tensor], Tensor], split: Split, engine: str
+        self, run: Callable[[Tensor, Read], None], split: Split, engine: str
     ) -> Iterator[ExitTrace]:
         done = 0
         for images in normalized_batches(split, self.card.input, device=self.device):
-            outputs = outputs_of(images).float().cpu().numpy()
-            targets = split.targets[done : done + len(outputs)]
-            done += len(outputs)
-            exits = range(outputs.shape[1])
-            yield ExitTrace(
-                np.stack([self.task.confidence(outputs[:, e]) for e in exits], axis=1),
-                np.stack([self.task.statistic(outputs[:, e], targets) for e in exits], axis=1),
-                self.ledger.exit_blocks,
-                engine,
-            )
+            targets = split.targets[done : done + len(images)]
+            done += len(images)
+            yield self._trace(run, images, targets, engine)
+
+    def _trace(
+        self, run: Callable[[Tensor, Read], None], images: Tensor, targets: np.ndarray, engine: str
+    ) -> ExitTrace:
+        """The trace of one batch; an exit's raw outputs are reduced before the next exit runs."""
+        confidences, statistics = [], []
+
+        def read(_: int, outputs: Tensor) -> None:
+            confidence, statistic = self.torch_task.reduce(outputs, targets)
+            confidences.append(confidence)
+            statistics.append(statistic)
+
+        run(images, read)
+        return ExitTrace(
+            np.stack(confidences, axis=1),
+            np.stack(statistics, axis=1),
+            self.ledger.exit_blocks,
+            engine,
+        )
 
     def _seen(self) -> dict[str, Histogram]:
         """What calibration saw of every operand, from the cache or from two passes.

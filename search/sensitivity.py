@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor
 
 from search.bits.allocation import AllocationProblem
@@ -165,31 +165,38 @@ class SensitivityMeter:
         drift = np.zeros((len(tables), len(self.quantized.ledger.exit_blocks)))
         for images in self._batches():
             engine.set_bits(wide)
-            truth, states = engine.run_states(images)
-            expected = F.log_softmax(truth.double(), dim=-1)
+            expected: list[Tensor] = []
+            states = engine.run_states(images, partial(_keep, expected))
             power += float(states[block - 1].double().square().sum())
             for index, table in enumerate(tables):
                 engine.set_bits(table)
-                outputs, changed = engine.run_states(images)
+                changed, found = self._drift(images, expected)
                 difference = changed[block - 1].double() - states[block - 1].double()
                 error[index] += float(difference.square().sum())
-                found = F.log_softmax(outputs.double(), dim=-1)
-                drift[index] += _divergence(expected, found).cpu().numpy()
+                drift[index] += found
         if not power > 0:
             raise BadInput(
                 f"block {block} gives nothing but zeros: its noise has no scale; check the model"
             )
         return error / power, drift / len(self.split)
 
+    def _drift(self, images: Tensor, expected: list[Tensor]) -> tuple[list[Tensor], np.ndarray]:
+        """States of every block, and divergence ``[E]`` from expected raw outputs, summed."""
+        task, found = self.quantized.torch_task, np.zeros(len(expected))
+
+        def read(e: int, outputs: Tensor) -> None:
+            each = task.divergence(expected[e][:, None], outputs.double()[:, None])
+            found[e] = float(each.clamp_min(0).sum())
+
+        return self.quantized.engine.run_states(images, read), found
+
     def _batches(self) -> Iterator[Tensor]:
         quantized = self.quantized
         return normalized_batches(self.split, quantized.card.input, device=quantized.device)
 
 
-def _divergence(expected: Tensor, found: Tensor) -> Tensor:
-    """KL(expected || found) of log-probabilities ``[B, E, classes]``, summed over samples."""
-    each = (expected.exp() * (expected - found)).sum(dim=-1)
-    return each.clamp_min(0).sum(dim=0)
+def _keep(kept: list[Tensor], _: int, outputs: Tensor) -> None:
+    kept.append(outputs.double())
 
 
 @dataclass(frozen=True)

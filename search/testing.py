@@ -70,7 +70,7 @@ class RecordedDataset:
         numbers = np.arange(first, first + SAMPLES[name])
         targets = numbers % len(self.classes)
         digest = digest_of(["recorded", self.name, name, SAMPLES[name]])
-        return Split(name, digest, targets, lambda start, stop: numbers[start:stop])
+        return Split(name, digest, targets, lambda indices: numbers[indices])
 
 
 class RecordedModel:
@@ -133,7 +133,7 @@ class RecordedModel:
         margins, doubts, pushes = self._samples
         for start in range(0, len(split), BATCH):
             stop = min(start + BATCH, len(split))
-            numbers = np.asarray(split.read(start, stop))
+            numbers = np.asarray(split.read(np.arange(start, stop)))
             moved = np.cumsum((amounts[:, :, None] * pushes[:, :, numbers]).sum(axis=0), axis=0)
             margin = margins[:, numbers] + moved  # [E, n]: above 0 where the exit is right
             sure = 1 / (1 + np.exp(-2 * np.abs(margin + doubts[:, numbers])))

@@ -53,6 +53,8 @@ class Labels:
         return np.stack([said & true, said & ~true, ~said & true], axis=-1).astype(np.uint8)
 
     def score(self, statistic: np.ndarray) -> Score:
+        if len(statistic) == 1:
+            return Score(self._f1(statistic), 0.0)
         parts = np.array_split(statistic, min(10, len(statistic)))
         each = [self._f1(np.concatenate(parts[:k] + parts[k + 1 :])) for k in range(len(parts))]
         spread = float(np.var(each) * (len(parts) - 1)) ** 0.5  # the jackknife's

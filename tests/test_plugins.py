@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arrays = {"classes": np.array(dataset.classes)}
     for name in SPLITS:
         part = dataset.split(name).head(40)
-        arrays |= {f"{name}_images": part.read(0, 40), f"{name}_targets": part.targets}
+        arrays |= {f"{name}_images": part.read(np.arange(40)), f"{name}_targets": part.targets}
     np.savez(folder / "images.npz", **arrays)
     (folder / "study.toml").write_text(STUDY)
     return folder

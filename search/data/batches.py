@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,6 @@ def normalized_batches(
     mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
     for start in range(0, len(split), batch_size):
-        stop = min(start + batch_size, len(split))
-        pixels = torch.tensor(split.read(start, stop), device=device)
+        indices = np.arange(start, min(start + batch_size, len(split)))
+        pixels = torch.tensor(np.asarray(split.read(indices)), device=device)
         yield (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std

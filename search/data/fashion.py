@@ -58,7 +58,7 @@ class FashionDataset:
             rows = _load(HELD_OUT_FILE)[start:stop]
         images = rows[:, :-1].reshape(-1, 28, 28, 1)
         digest = digest_of_bytes(rows.tobytes())
-        return Split(name, digest, rows[:, -1].astype(np.int64), lambda a, b: images[a:b])
+        return Split(name, digest, rows[:, -1].astype(np.int64), lambda indices: images[indices])
 
 
 def open_fashion(path: Path | None, spec: InputSpec) -> FashionDataset:

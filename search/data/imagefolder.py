@@ -135,9 +135,9 @@ class ImageFolderDataset:
             ]
         )
 
-    def _reader(self, files: Sequence[tuple[Path, int]]) -> Callable[[int, int], np.ndarray]:
-        def read(start: int, stop: int) -> np.ndarray:
-            return np.stack([read_image(path, self.spec) for path, _ in files[start:stop]])
+    def _reader(self, files: Sequence[tuple[Path, int]]) -> Callable[[np.ndarray], np.ndarray]:
+        def read(indices: np.ndarray) -> np.ndarray:
+            return np.stack([read_image(files[i][0], self.spec) for i in indices])
 
         return read
 

@@ -26,14 +26,15 @@ class Split:
     Attributes:
         name: one of :data:`SPLITS`.
         digest: SHA-256 that names the content.
-        targets: class indices ``[N]``.
-        read: maps ``(start, stop)`` to images ``[n, H, W, C]`` uint8.
+        targets: class indices ``[N]``, or whatever the task wants of a sample, samples first.
+        read: maps sample indices, int64 ``[n]``, to images ``[n, H, W, C]`` uint8 of the size that
+            the model reads; a list of ``n`` arrays will do.
     """
 
     name: str
     digest: str
     targets: np.ndarray
-    read: Callable[[int, int], np.ndarray]
+    read: Callable[[np.ndarray], np.ndarray | list[np.ndarray]]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -48,12 +49,10 @@ class Split:
     def take(self, indices: np.ndarray) -> Split:
         """The samples at ``indices``, in that order, under a digest of their own."""
         chosen = np.asarray(indices, dtype=np.int64)
-
-        def read(start: int, stop: int) -> np.ndarray:
-            return np.concatenate([self.read(int(i), int(i) + 1) for i in chosen[start:stop]])
-
         digest = f"{self.digest}[{digest_of(chosen.tolist())[:16]}]"
-        return Split(self.name, digest, self.targets[chosen], read)
+        return Split(
+            self.name, digest, self.targets[chosen], lambda indices: self.read(chosen[indices])
+        )
 
 
 class Dataset(Protocol):

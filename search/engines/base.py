@@ -11,7 +11,7 @@ from torch import Tensor
 
 from search.engines import ENGINES
 from search.engines.reference import ReferenceEngine
-from search.models.early_exit import EarlyExitModel
+from search.models.early_exit import EarlyExitModel, Read
 from search.quantize.qparams import ModelQParams
 
 log = logging.getLogger(__name__)
@@ -31,11 +31,14 @@ class Engine(Protocol):
     def set_bits(self, widths: Mapping[str, tuple[int, int]]) -> None:
         """Set the widths ``(left, right)`` of every operation, by the ledger's names."""
 
-    def run(self, images: Tensor) -> Tensor:
-        """Every exit's outputs for normalized images: ``[B, C, H, W]`` to ``[B, E, classes]``."""
+    def run(self, images: Tensor, read: Read) -> None:
+        """Hand every exit's raw outputs for normalized images ``[B, C, H, W]`` to ``read``.
 
-    def run_states(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The same, and the output of every block."""
+        In the order of the exits, and without keeping them: those of one exit may be large.
+        """
+
+    def run_states(self, images: Tensor, read: Read) -> list[Tensor]:
+        """The same, and what leaves every block."""
 
 
 class EngineKind(Protocol):

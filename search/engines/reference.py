@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search.models.counted import MatMul, counted_modules
-from search.models.early_exit import EarlyExitModel
+from search.models.early_exit import EarlyExitModel, Read
 from search.policy import FULL_PRECISION
 from search.quantize.calibration import operands
 from search.quantize.qparams import ActivationQParams, ModelQParams, WeightQParams
@@ -162,10 +162,11 @@ class ReferenceEngine:
             site.set_bits(*widths[name])
 
     @torch.inference_mode()
-    def run(self, images: Tensor) -> Tensor:
-        outputs: Tensor = self.model(images)
-        return outputs
+    def run(self, images: Tensor, read: Read) -> None:
+        self.model.read_exits(images, read)
 
     @torch.inference_mode()
-    def run_states(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        return self.model.forward_states(images)
+    def run_states(self, images: Tensor, read: Read) -> list[Tensor]:
+        states: list[Tensor] = []
+        self.model.read_exits(images, read, lambda _, state: states.append(state))
+        return states

@@ -1,4 +1,4 @@
-"""A Vision Transformer with exits: every head's answer at once, or a true early stop."""
+"""A Vision Transformer with exits: every head's answer, or a true early stop."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ from search.cost import Kind, Ledger, Op, Part
 from search.models.backbones.base import Backbone, Features, adapt
 from search.models.counted import Counted, MatMul, counted_modules
 from search.models.heads import resolve_head
+
+Read = Callable[[int, Tensor], None]
+"""Takes an exit's index (0-based) and its raw outputs ``[B, ...]``."""
+See = Callable[[int, Tensor], None]
+"""Takes a block (1-based) and the state that leaves it."""
+
+
+def all_exits(run: Callable[[Tensor, Read], None], images: Tensor) -> Tensor:
+    """Raw outputs of all exits at once ``[B, E, ...]``, where ``run`` hands over one by one."""
+    outputs: list[Tensor] = []
+    run(images, lambda _, output: outputs.append(output))
+    return torch.stack(outputs, dim=1)
 
 
 class EarlyExitModel(nn.Module):
@@ -50,30 +62,30 @@ class EarlyExitModel(nn.Module):
     adapter: Backbone
 
     def read_exit(self, block: int, state: Tensor) -> Tensor:
-        """Logits ``[B, classes]`` of the exit after ``block``."""
+        """Raw outputs ``[B, ...]`` of the exit after ``block``."""
         if block == self.exit_blocks[-1]:
             return self.adapter.finish(state)
         logits: Tensor = self.heads[str(block)](Features(self.adapter, block, state))
         return logits
 
     def forward(self, images: Tensor) -> Tensor:
-        """Run every exit: images ``[B, C, H, W]`` to logits ``[B, E, classes]``."""
-        return self.forward_states(images)[0]
+        """Run every exit: images ``[B, C, H, W]`` to raw outputs ``[B, E, ...]``."""
+        return all_exits(self.read_exits, images)
 
-    def forward_states(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Run every exit, and keep what leaves every block.
+    def read_exits(self, images: Tensor, read: Read, see: See = lambda block, state: None) -> None:
+        """Run one exit after the other and keep none.
 
-        Returns:
-            logits ``[B, E, classes]``, and of every block its output, tokens first after the batch.
+        Args:
+            images: ``[B, C, H, W]``.
+            read: receives every exit's raw outputs, before the next block runs.
+            see: receives the state that leaves every block.
         """
-        tokens = self.adapter.embed(images)
-        outputs, states = [], []
+        state = self.adapter.embed(images)
         for block in range(1, self.adapter.num_blocks + 1):
-            tokens = self.adapter.run_block(block, tokens)
-            states.append(tokens)
+            state = self.adapter.run_block(block, state)
+            see(block, state)
             if block in self.exit_blocks:
-                outputs.append(self.read_exit(block, tokens))
-        return torch.stack(outputs, dim=1), states
+                read(self.exit_blocks.index(block), self.read_exit(block, state))
 
     @torch.inference_mode()
     def stop_early(
@@ -89,10 +101,10 @@ class EarlyExitModel(nn.Module):
         Args:
             images: ``[B, C, H, W]``.
             thresholds: one per exit; the last is not consulted.
-            confidence: maps logits ``[n, classes]`` to confidences ``[n]`` in [0, 1].
+            confidence: maps raw outputs ``[n, ...]`` to confidences ``[n]`` in [0, 1].
 
         Returns:
-            exit index of each sample ``[B]`` (0-based) and its logits there ``[B, classes]``.
+            exit index of each sample ``[B]`` (0-based) and its raw outputs there ``[B, ...]``.
         """
         remaining = np.arange(len(images))
         taken = np.full(len(images), len(self.exit_blocks) - 1)
@@ -103,13 +115,13 @@ class EarlyExitModel(nn.Module):
             if block not in self.exit_blocks:
                 continue
             exit_index = self.exit_blocks.index(block)
-            logits = self.read_exit(block, tokens).float().cpu().numpy()
+            outputs = self.read_exit(block, tokens).float().cpu().numpy()
             if answers is None:
-                answers = np.zeros((len(images), logits.shape[1]), dtype=np.float32)
-            answers[remaining] = logits
+                answers = np.zeros((len(images), *outputs.shape[1:]), dtype=np.float32)
+            answers[remaining] = outputs
             if block == self.exit_blocks[-1]:
                 break
-            stops = confidence(logits) >= np.float64(thresholds[exit_index])
+            stops = confidence(outputs) >= np.float64(thresholds[exit_index])
             taken[remaining[stops]] = exit_index
             remaining = remaining[~stops]
             if not len(remaining):

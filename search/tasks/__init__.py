@@ -1,4 +1,6 @@
-"""Tasks: what a head's answer means, behind one small Protocol; a registry by name."""
+"""Tasks: what a head's answer means, in a plain half and a torch half.
+
+A registry by name for each half; a task is in both."""
 
 from __future__ import annotations
 
@@ -7,6 +9,11 @@ from search.tasks.base import Routed, Score, Task, shortfall_by_score
 
 TASKS = Registry(
     "task", "exitbits.tasks", {"classification": "search.tasks.classification:Classification"}
+)
+TORCH_TASKS = Registry(
+    "torch half of task",
+    "exitbits.torch_tasks",
+    {"classification": "search.tasks.classification_torch:TorchClassification"},
 )
 
 
@@ -20,4 +27,6 @@ def resolve_task(name: str) -> Task:
     return task
 
 
-__all__ = ["TASKS", "Routed", "Score", "Task", "resolve_task", "shortfall_by_score"]
+__all__ = [
+    "TASKS", "TORCH_TASKS", "Routed", "Score", "Task", "resolve_task", "shortfall_by_score",
+]  # fmt: skip

@@ -1,6 +1,6 @@
 """Training an early-exit model: every exit learns at once.
 
-The loss is the weighted sum of the cross entropies of all exits (deeply supervised, as in
+The loss is the weighted sum of the task's losses of all exits (deeply supervised, as in
 BranchyNet, arXiv 1709.01686), plus a self-distillation term that pulls each earlier exit towards
 the last one's softened answer (Zhang et al., "Be Your Own Teacher", arXiv 1905.08094).
 """
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from search.errors import BadInput, check_range
 from search.models.early_exit import EarlyExitModel
+from search.tasks import resolve_task
+from search.tasks.torch_half import TorchTask, resolve_torch_task
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class TrainingData(Protocol):
     def batches(
         self, batch_size: int, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch: images ``[B, C, H, W]`` float32 and targets ``[B]``, full batches only."""
+        """One epoch in full batches: images ``[B, C, H, W]`` float32, targets ``[B, ...]``."""
 
 
 class ArrayData:
@@ -89,7 +91,7 @@ class ArrayData:
 
     Args:
         images: uint8 ``[N, H, W, C]``.
-        targets: class indices ``[N]``.
+        targets: class indices, ``[N]`` or whatever shape the task has.
         mean, std: normalization a channel, of pixels in [0, 1].
         shift: largest shift in pixels, each way.
         flip: whether to mirror half of the images.
@@ -140,37 +142,30 @@ class ArrayData:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What one epoch printed: mean loss and training accuracy of the last exit, and time."""
+    """What one epoch printed: mean loss, the task's metric on the last exit, and time."""
 
     epoch: int
     loss: float
-    accuracy: float
+    value: float
     learning_rate: float
     seconds: float
 
 
-def exit_loss(logits: Tensor, targets: Tensor, recipe: TrainRecipe) -> Tensor:
-    """Joint loss of all exits; logits ``[B, E, classes]``, targets ``[B]``.
+def exit_loss(task: TorchTask, outputs: Tensor, targets: Tensor, recipe: TrainRecipe) -> Tensor:
+    """Joint loss of all exits; raw outputs ``[B, E, ...]``, targets ``[B, ...]``.
 
-    Cross entropies are averaged over exits with twice the weight on the last, which every
+    The task's losses are averaged over exits with twice the weight on the last, which every
     undecided sample reaches.
     """
-    exits = logits.shape[1]
-    weights = logits.new_ones(exits)
+    exits = outputs.shape[1]
+    weights = outputs.new_ones(exits)
     weights[-1] = 2.0
     weights = weights / weights.sum()
-    each = F.cross_entropy(
-        logits.transpose(1, 2),
-        targets[:, None].expand(-1, exits),
-        reduction="none",
-        label_smoothing=recipe.label_smoothing,
-    ).mean(dim=0)
-    loss = (weights * each).sum()
+    loss = (weights * task.exit_losses(outputs, targets, recipe.label_smoothing)).sum()
     if recipe.distillation and exits > 1:
-        heat = recipe.temperature
-        teacher = F.softmax(logits[:, -1:].detach() / heat, dim=-1).expand(-1, exits - 1, -1)
-        student = F.log_softmax(logits[:, :-1] / heat, dim=-1)
-        pull = F.kl_div(student, teacher, reduction="none").sum(-1).mean() * heat**2
+        heat, student = recipe.temperature, outputs[:, :-1]
+        teacher = outputs[:, -1:].detach().expand_as(student)
+        pull = task.divergence(teacher, student, heat).mean() * heat**2
         loss = loss + recipe.distillation * pull
     return loss
 
@@ -186,6 +181,7 @@ def _parameter_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
 
 def train(
     model: EarlyExitModel,
+    task: str,
     data: TrainingData,
     recipe: TrainRecipe,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
@@ -193,6 +189,13 @@ def train(
     """Train ``model`` in place and leave it in evaluation mode.
 
     Matrix products run in bfloat16 under autocast, weights and optimizer stay in float32.
+
+    Args:
+        model: in full precision.
+        task: name of what its heads answer.
+        data: training images.
+        recipe: hyperparameters.
+        on_epoch: receives a report at the end of every epoch.
 
     Raises:
         BadInput: when there are fewer images than one batch.
@@ -203,6 +206,7 @@ def train(
             f"{len(data)} training images are fewer than one batch of {recipe.batch_size}: "
             "lower --batch-size or add images"
         )
+    plain_task, torch_task = resolve_task(task), resolve_torch_task(task)
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(recipe.seed)
     optimizer = torch.optim.AdamW(_parameter_groups(model, recipe.weight_decay), lr=1.0)
@@ -217,8 +221,8 @@ def train(
 
     def loss_of(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            logits = model(images).float()
-        return exit_loss(logits, targets, recipe), logits[:, -1].argmax(-1) == targets
+            outputs = model(images).float()
+        return exit_loss(torch_task, outputs, targets, recipe), outputs[:, -1].detach()
 
     step_loss: Callable[..., tuple[Tensor, Tensor]] = (
         torch.compile(loss_of) if recipe.compile else loss_of
@@ -227,23 +231,23 @@ def train(
     step = 0
     for epoch in range(1, recipe.epochs + 1):
         started = time.monotonic()
-        losses, right = 0.0, 0
+        losses, statistics = 0.0, []
         for images, targets in data.batches(recipe.batch_size, generator):
             for group in optimizer.param_groups:
                 group["lr"] = rate(step)
-            loss, correct = step_loss(images.to(device), targets.to(device))
+            loss, deepest = step_loss(images.to(device), targets.to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             losses += loss.item()
-            right += int(correct.sum())
+            statistics.append(torch_task.reduce(deepest, targets.numpy())[1])
             step += 1
         on_epoch(
             EpochReport(
                 epoch,
                 losses / steps,
-                right / (steps * recipe.batch_size),
+                plain_task.score(np.concatenate(statistics)).value,
                 rate(step - 1),
                 time.monotonic() - started,
             )

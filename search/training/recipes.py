@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from timm.data.config import resolve_model_data_config
+from torch import Tensor
 
 from search.data import fashion
+from search.data.batches import normalized_batches
 from search.data.idx import read_idx_pair
 from search.data.imagefolder import ImageFolderDataset, list_images
 from search.data.splits import Split
@@ -24,6 +26,8 @@ from search.models.backbones.base import adapt
 from search.models.card import Architecture, Exits, InputSpec, ModelCard
 from search.models.checkpoint import build_backbone, save_checkpoint
 from search.models.early_exit import EarlyExitModel
+from search.tasks import resolve_task
+from search.tasks.torch_half import resolve_torch_task
 from search.training.data import FolderData
 from search.training.loop import ArrayData, EpochReport, TrainingData, TrainRecipe, train
 
@@ -81,12 +85,16 @@ def train_recipe(
     parameters = sum(p.numel() for p in model.parameters())
     say(f"training {card.name}: {parameters} parameters, {len(data)} images, {recipe}")
     started = time.monotonic()
-    train(model, data, recipe, on_epoch=lambda report: say(_epoch_line(report, recipe.epochs)))
+    metric = resolve_task(card.task).metric
+    train(
+        model, card.task, data, recipe,
+        on_epoch=lambda report: say(_epoch_line(report, recipe.epochs, metric)),
+    )  # fmt: skip
     seconds = time.monotonic() - started
-    accuracies = exit_accuracies(model, card.input, held_out)
+    values = exit_values(model, card, held_out)
     say(
-        f"held-out accuracy by exit ({held_out.name} split, {len(held_out)} images, full "
-        "precision): " + " ".join(f"{value:.4f}" for value in accuracies)
+        f"held-out {metric} by exit ({held_out.name} split, {len(held_out)} images, full "
+        "precision): " + " ".join(f"{value:.4f}" for value in values)
     )
     card = card.model_copy(
         update={
@@ -96,7 +104,7 @@ def train_recipe(
                 "pretrained": str(pretrained) if isinstance(pretrained, Path) else pretrained,
                 "seconds": round(seconds),
                 "torch": torch.__version__,
-                f"{held_out.name}_accuracy_by_exit": accuracies,
+                f"{held_out.name}_{metric}_by_exit": values,
             }
         }
     )
@@ -197,25 +205,28 @@ RECIPES: dict[str, tuple[TrainRecipe, Callable[[Request], Prepared]]] = {
 }
 
 
-def exit_accuracies(
-    model: EarlyExitModel, spec: InputSpec, split: Split, batch_size: int = 500
+def exit_values(
+    model: EarlyExitModel, card: ModelCard, split: Split, batch_size: int = 500
 ) -> list[float]:
-    """Full-precision accuracy of every exit on a split, each in [0, 1]."""
-    mean = torch.tensor(spec.mean).view(1, -1, 1, 1)
-    std = torch.tensor(spec.std).view(1, -1, 1, 1)
-    right = np.zeros(len(model.exit_blocks))
-    for start in range(0, len(split), batch_size):
-        pixels = torch.from_numpy(split.read(start, start + batch_size).copy())
-        images = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+    """The metric of every exit on a split in full precision, each in [0, 1]."""
+    task, torch_task = resolve_task(card.task), resolve_torch_task(card.task)
+    statistics: list[list[np.ndarray]] = [[] for _ in model.exit_blocks]
+    done = 0
+    for images in normalized_batches(split, card.input, batch_size):
+        targets = split.targets[done : done + len(images)]
+        done += len(images)
+
+        def read(e: int, outputs: Tensor, targets: np.ndarray = targets) -> None:
+            statistics[e].append(torch_task.reduce(outputs, targets)[1])
+
         with torch.inference_mode():
-            answers = model(images).argmax(-1).numpy()
-        right += (answers == split.targets[start : start + batch_size, None]).sum(axis=0)
-    return [float(value) for value in right / len(split)]
+            model.read_exits(images, read)
+    return [task.score(np.concatenate(each)).value for each in statistics]
 
 
-def _epoch_line(report: EpochReport, epochs: int) -> str:
+def _epoch_line(report: EpochReport, epochs: int, metric: str) -> str:
     return (
         f"epoch {report.epoch:3d}/{epochs}  loss {report.loss:.4f}  "
-        f"train accuracy {report.accuracy:.4f}  lr {report.learning_rate:.5f}  "
+        f"train {metric} {report.value:.4f}  lr {report.learning_rate:.5f}  "
         f"{report.seconds:.1f} s"
     )

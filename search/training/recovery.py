@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -38,6 +37,7 @@ from search.quantize.straight_through import StraightThrough
 from search.quantized import QuantizedModel
 from search.results import Evaluation, evaluate_trace
 from search.tasks import Task
+from search.tasks.torch_half import TorchTask
 from search.trace import ExitTrace
 from search.training.loop import TrainingData
 
@@ -166,7 +166,9 @@ def recover(
     done = saved.load(student, optimizer)
 
     def loss_of(images: Tensor) -> Tensor:
-        return distillation_loss(twin.model(images), teacher(images), weights, recipe.temperature)
+        return distillation_loss(
+            quantized.torch_task, twin.model(images), teacher(images), weights, recipe.temperature
+        )
 
     step_loss: Callable[[Tensor], Tensor] = torch.compile(loss_of) if recipe.compile else loss_of
 
@@ -241,18 +243,17 @@ class RecoveredTraces:
 
 
 def distillation_loss(
-    student: Tensor, teacher: Tensor, weights: Tensor, temperature: float
+    task: TorchTask, student: Tensor, teacher: Tensor, weights: Tensor, temperature: float
 ) -> Tensor:
-    """Weighted KL divergence of softened answers (Hinton et al., arXiv 1503.02531).
+    """Weighted divergence of softened answers (Hinton et al., arXiv 1503.02531).
 
     Args:
-        student, teacher: logits ``[B, E, classes]``.
+        task: measures the divergence.
+        student, teacher: raw outputs ``[B, E, ...]``.
         weights: of each exit, ``[E]``, summing to 1.
         temperature: softening; the loss is scaled by its square.
     """
-    expected = F.softmax(teacher.detach().float() / temperature, dim=-1)
-    found = F.log_softmax(student.float() / temperature, dim=-1)
-    each = F.kl_div(found, expected, reduction="none").sum(-1).mean(dim=0)
+    each = task.divergence(teacher.detach().float(), student.float(), temperature).mean(dim=0)
     return (weights * each).sum() * temperature**2
 
 

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def measure(model_name: str, kind: str, passes: int, quick: bool) -> dict[str, A
     import torch
 
     from search.engines.base import resolve_engine
+    from search.models.early_exit import all_exits
     from search.quantize.calibration import calibrate
     from search.quantize.qparams import ModelQParams
     from search.quantize.ranges import resolve_quantizer
@@ -98,7 +100,7 @@ def measure(model_name: str, kind: str, passes: int, quick: bool) -> dict[str, A
         assert chosen.name == kind, "the fast engine cannot be built here"
         seen = calibrate(model, lambda: iter(calibration))
         engine = chosen(model, ModelQParams(model, seen, resolve_quantizer("mse")))
-        run = engine.run
+        run = partial(all_exits, engine.run)
 
         def change() -> None:
             widths = rng.integers(2, 9, (len(ops), 2)).tolist()

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from search.data.batches import normalized_batches
 from search.data.fashion import FashionDataset
 from search.evaluate import Evaluator, measure_reference
 from search.models.card import ModelCard
-from search.models.early_exit import EarlyExitModel
+from search.models.early_exit import EarlyExitModel, all_exits
 from search.policy import Policy
 from search.quantize.histograms import Histogram, seen_from_bytes, seen_to_bytes
 from search.quantized import QuantizedModel
 from search.results import Evaluation, evaluate_trace
 from search.space import PolicySpace
+from search.tasks.torch_half import TorchTask
 from search.trace import ExitTrace
 
 
@@ -79,7 +82,7 @@ def test_the_engine_runs_once_for_all_thresholds_of_the_same_bits(new_evaluator,
     cache = DictCache()
     evaluator = new_evaluator(cache=cache)
     batches: list[int] = []
-    evaluator.quantized.engine.model.register_forward_hook(
+    evaluator.quantized.engine.model.backbone.blocks[0].register_forward_hook(
         lambda *args: batches.append(len(args[2]))
     )
     first = evaluator.trace(policy.bits)
@@ -169,15 +172,42 @@ def test_the_trace_is_what_the_engine_says_of_each_image(evaluator: Evaluator, p
     trace = evaluator.trace(policy.bits)
     images = torch.cat([*normalized_batches(evaluator.split, evaluator.card.input, 64)])
     evaluator.quantized.engine.set_bits(evaluator.ledger.widths(policy.bits))
-    logits = evaluator.quantized.engine.run(images)
+    logits = all_exits(evaluator.quantized.engine.run, images)
     np.testing.assert_allclose(trace.confidence, logits.softmax(-1).amax(-1), atol=1e-5)
     assert np.array_equal(trace.statistic[..., 0], logits.argmax(-1))
     assert (trace.statistic[..., 1] == evaluator.split.targets[:, None]).all()
 
 
+class Watching:
+    """A task's torch half that knows which raw outputs are still held."""
+
+    def __init__(self, task: TorchTask) -> None:
+        self.task, self.seen = task, []
+
+    def reduce(self, outputs: Tensor, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert [one() for one in self.seen] == [None] * len(self.seen)
+        self.seen.append(weakref.ref(outputs))
+        return self.task.reduce(outputs, targets)
+
+
+@pytest.mark.parametrize("full_precision", [False, True])
+def test_no_more_than_one_exits_raw_outputs_are_held(
+    new_evaluator: Callable[..., Evaluator], policy: Policy, full_precision: bool
+):
+    quantized = new_evaluator().quantized
+    watching = Watching(quantized.torch_task)
+    quantized.torch_task = watching  # a cached property
+    split = FashionDataset().split("search").head(150)
+    run = (
+        quantized.run_full_precision(split) if full_precision else quantized.run(policy.bits, split)
+    )
+    assert [len(part) for part in run] == [100, 50]
+    assert len(watching.seen) == 2 * 4
+
+
 def test_images_are_normalized_as_the_card_says(evaluator: Evaluator):
     (images,) = normalized_batches(evaluator.split.head(20), evaluator.card.input)
-    pixels = evaluator.split.read(0, 20)[..., 0].astype(np.float64)
+    pixels = evaluator.split.read(np.arange(20))[..., 0].astype(np.float64)
     np.testing.assert_allclose(images[:, 0], (pixels / 255 - 0.2860) / 0.3530, rtol=1e-5, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ from search.evaluate import Evaluator, measure_reference
 from search.opening import is_path, model_digest, open_model
 from search.policy import QUANTIZED_BITS
 from search.space import PolicySpace
-from search.testing import RecordedDataset, RecordedModel
+from search.testing import SAMPLES, RecordedDataset, RecordedModel
 
 PROGRAM = """
 import sys
@@ -77,7 +77,10 @@ def test_the_first_samples_of_a_race_are_those_of_the_whole(
 
 def test_splits_share_no_sample_and_names_differ() -> None:
     dataset = RecordedDataset("a")
-    numbers = [set(dataset.split(name).read(0, 10_000)) for name in ("search", "order", "certify")]
+    numbers = [
+        set(dataset.split(name).read(np.arange(SAMPLES[name])))
+        for name in ("search", "order", "certify")
+    ]
     assert len(set().union(*numbers)) == sum(map(len, numbers)) == 1200
     assert dataset.split("search").digest != RecordedDataset("b").split("search").digest
     assert model_digest("recorded:a") != model_digest("recorded:b")

@@ -26,7 +26,7 @@ from search.engines.reference import (
     ReferenceEngine,
 )
 from search.models.backbones.attention import ExplicitAttention
-from search.models.early_exit import EarlyExitModel
+from search.models.early_exit import EarlyExitModel, Read
 from search.policy import FULL_PRECISION
 from search.quantize.kept import KeptTensors
 from search.quantize.qparams import ModelQParams
@@ -83,9 +83,9 @@ class FastEngine(ReferenceEngine):
         for block in self.fast_blocks:
             block.refresh()
 
-    def run(self, images: Tensor) -> Tensor:
+    def run(self, images: Tensor, read: Read) -> None:
         with self._in_place():
-            return super().run(images)
+            super().run(images, read)
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:

@@ -42,13 +42,15 @@ def test_sizes_digests_and_classes_are_pinned(splits: dict[str, Split], name: st
     assert split.name == name
     assert split.targets.dtype == np.int64
     assert set(split.targets) == set(range(10)) == set(range(len(CLASSES)))
-    images = split.read(0, len(split))
+    images = split.read(np.arange(len(split)))
     assert images.shape == (len(split), 28, 28, 1)
     assert images.dtype == np.uint8
 
 
 def test_no_image_appears_twice_within_or_across_splits(splits: dict[str, Split]):
-    images = [image.tobytes() for split in splits.values() for image in split.read(0, len(split))]
+    images = [
+        image.tobytes() for split in splits.values() for image in split.read(np.arange(len(split)))
+    ]
     assert len(set(images)) == len(images) == 11_024
 
 
@@ -57,7 +59,7 @@ def test_a_head_is_the_first_samples_under_another_digest(splits: dict[str, Spli
     head = split.head(7)
     assert (len(head), head.name) == (7, "search")
     assert head.targets.tolist() == split.targets[:7].tolist()
-    assert np.array_equal(head.read(0, 7), split.read(0, 7))
+    assert np.array_equal(head.read(np.arange(7)), split.read(np.arange(7)))
     assert len({split.digest, head.digest, split.head(8).digest}) == 3
     assert split.head(3000) is split.head(9999) is split
 

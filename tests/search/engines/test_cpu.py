@@ -25,7 +25,7 @@ from search.engines.cpu.engine import FastEngine
 from search.engines.reference import ReferenceEngine
 from search.errors import BadInput
 from search.evaluate import Evaluator
-from search.models.early_exit import EarlyExitModel
+from search.models.early_exit import EarlyExitModel, all_exits
 from search.quantize.calibration import calibrate
 from search.quantize.qparams import ModelQParams
 from search.quantize.ranges import resolve_quantizer
@@ -95,7 +95,7 @@ def test_mixed_bits_give_the_same_answers(
     answers = []
     for engine in (reference.quantized.engine, fast.quantized.engine):
         engine.set_bits(bits)
-        answers.append(engine.run(images))
+        answers.append(all_exits(engine.run, images))
     assert not torch.equal(answers[0], answers[1])  # it is another engine
     assert (answers[0].argmax(-1) == answers[1].argmax(-1)).float().mean() >= 0.995
     torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=0.5)
@@ -157,7 +157,7 @@ def test_what_the_kernels_do_not_know_runs_as_in_the_reference_engine() -> None:
     bits = bits_of(model, (3, 32, 32), 0)
     reference.set_bits(bits)
     fast.set_bits(bits)
-    assert torch.equal(reference.run(pictures), fast.run(pictures))
+    assert torch.equal(all_exits(reference.run, pictures), all_exits(fast.run, pictures))
 
 
 def test_a_block_with_a_layer_in_full_precision_runs_as_in_the_reference_engine(
@@ -170,7 +170,8 @@ def test_a_block_with_a_layer_in_full_precision_runs_as_in_the_reference_engine(
             bits[name] = (bits[name][0], 32)
     reference.set_bits(bits)
     fast.set_bits(bits)
-    assert torch.equal(reference.run(search_images[:20]), fast.run(search_images[:20]))
+    expected = all_exits(reference.run, search_images[:20])
+    assert torch.equal(expected, all_exits(fast.run, search_images[:20]))
 
 
 def test_states_are_those_of_every_block(
@@ -178,8 +179,9 @@ def test_states_are_those_of_every_block(
 ) -> None:
     _, fast = engines_of(fashion_model, search_images[:100])
     fast.set_bits(bits_of(fashion_model, (1, 28, 28), 0))
-    outputs, states = fast.run_states(search_images[:10])
-    assert torch.equal(outputs, fast.run(search_images[:10]))
+    outputs: list[Tensor] = []
+    states = fast.run_states(search_images[:10], lambda _, one: outputs.append(one))
+    assert torch.equal(torch.stack(outputs, dim=1), all_exits(fast.run, search_images[:10]))
     tokens = fast.model.adapter.embed(search_images[:10])
     for block, state in enumerate(states, start=1):
         tokens = fast.model.adapter.run_block(block, tokens)
@@ -194,11 +196,11 @@ def test_forgetting_weights_changes_nothing(
     fast = FastEngine(fashion_model, qparams)
     one, other = (bits_of(fashion_model, (1, 28, 28), seed) for seed in (0, 1))
     fast.set_bits(one)
-    expected = fast.run(search_images[:10])
+    expected = all_exits(fast.run, search_images[:10])
     fast.packed.limit = qparams.kept.limit = 0
     for bits in (other, one):
         fast.set_bits(bits)
-        answer = fast.run(search_images[:10])
+        answer = all_exits(fast.run, search_images[:10])
     assert torch.equal(answer, expected)
     assert len(fast.packed) == len(qparams.kept) == 1
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from search.cost import Ledger
 from search.engines.reference import ReferenceEngine
-from search.models.early_exit import EarlyExitModel
+from search.models.early_exit import EarlyExitModel, all_exits
 from search.quantize.histograms import Histogram
 from search.quantize.ranges import resolve_quantizer
 
@@ -42,9 +42,9 @@ def test_all_32_bits_is_the_full_precision_model(
     with torch.inference_mode():
         expected = fashion_model(images)
     engine.set_bits(uniform(ledger, 4))
-    assert not torch.allclose(engine.run(images), expected, atol=1e-2)
+    assert not torch.allclose(all_exits(engine.run, images), expected, atol=1e-2)
     engine.set_bits(uniform(ledger, 32))
-    torch.testing.assert_close(engine.run(images), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(all_exits(engine.run, images), expected, rtol=0, atol=1e-5)
 
 
 def test_the_model_itself_is_not_changed(fashion_model: EarlyExitModel, new_any_engine: NewEngine):
@@ -99,7 +99,7 @@ def test_a_product_equals_float64_arithmetic_on_dequantized_operands(
     caught: list[tuple[tuple[Tensor, ...], Tensor]] = []
     handle = site.register_forward_hook(lambda _, inputs, output: caught.append((inputs, output)))
     site.set_bits(left, right)
-    engine.run(search_images[:5])
+    all_exits(engine.run, search_images[:5])
     handle.remove()
     ((inputs, output),) = caught
 
@@ -129,12 +129,13 @@ def test_answers_are_bit_identical_for_any_batch_size_and_thread_count(
     engine.set_bits(uniform(ledger, 4))
     images = search_images[:100]
     threads = torch.get_num_threads()
-    expected = engine.run(images)
+    expected = all_exits(engine.run, images)
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
             for batch, first in ((1, 10), (7, 28), (100, 100)):
-                answers = torch.cat([engine.run(part) for part in images[:first].split(batch)])
+                parts = images[:first].split(batch)
+                answers = torch.cat([all_exits(engine.run, part) for part in parts])
                 assert torch.equal(answers, expected[:first]), (count, batch)
     finally:
         torch.set_num_threads(threads)
@@ -147,11 +148,11 @@ def test_bits_leave_no_trace_of_the_bits_before(
     one, other = random_bits(ledger, 1), random_bits(ledger, 2)
     engine, fresh = new_any_engine(), new_any_engine()
     fresh.set_bits(one)
-    expected = fresh.run(images)
+    expected = all_exits(fresh.run, images)
     answers = []
     for bits in (one, other, uniform(ledger, 32), one):
         engine.set_bits(bits)
-        answers.append(engine.run(images))
+        answers.append(all_exits(engine.run, images))
     assert torch.equal(answers[0], expected)
     assert torch.equal(answers[3], expected)
     assert not torch.equal(answers[1], expected)
@@ -164,11 +165,11 @@ def test_the_bits_of_every_layer_reach_the_answer(
     engine, images = new_any_engine(), search_images[:4]
     base = uniform(ledger, 6)
     engine.set_bits(base)
-    expected = engine.run(images)
+    expected = all_exits(engine.run, images)
     for op in ledger.ops:
         changed = (3, 6) if side == 0 else (6, 3)
         engine.set_bits({**base, op.name: changed})
-        answer = engine.run(images)
+        answer = all_exits(engine.run, images)
         exits = [e for e, block in enumerate(ledger.exit_blocks) if block >= op.block]
         if op.part == "head":
             exits = [ledger.exit_blocks.index(op.block)]

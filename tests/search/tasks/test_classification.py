@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.special import log_softmax, softmax
 
 from search.tasks import resolve_task
+from search.tasks.torch_half import resolve_torch_task
 
 TASK = resolve_task("classification")
 
@@ -45,5 +47,40 @@ def test_score_is_the_share_of_right_answers_with_the_binomial_error(right: int)
 
 
 def test_an_unknown_task_is_refused(refused):
-    with refused("'sorting'", "classification"):
-        resolve_task("sorting")
+    for resolve in (resolve_task, resolve_torch_task):
+        with refused("'sorting'", "classification"):
+            resolve("sorting")
+
+
+# The torch half
+
+
+TORCH_TASK = resolve_torch_task("classification")
+
+
+def test_raw_outputs_are_reduced_as_the_plain_half_does_it():
+    logits = torch.randn(200, 10, generator=torch.Generator().manual_seed(0)) * 5
+    targets = np.arange(200) % 10
+    confidence, statistic = TORCH_TASK.reduce(logits, targets)
+    assert np.array_equal(confidence, TASK.confidence(logits.numpy()))
+    assert np.array_equal(statistic, TASK.statistic(logits.numpy(), targets))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_divergence_is_kl_of_softened_answers(temperature: float):
+    expected, found = np.random.default_rng(0).normal(size=(2, 7, 3, 5)) * 3
+    p, q = (softmax(one / temperature, axis=-1) for one in (expected, found))
+    by_hand = (p * np.log(p / q)).sum(axis=-1)
+    pair = torch.tensor(expected), torch.tensor(found)
+    np.testing.assert_allclose(TORCH_TASK.divergence(*pair, temperature), by_hand, rtol=1e-9)
+    assert (TORCH_TASK.divergence(pair[0], pair[0].clone(), temperature) == 0).all()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_every_exit_has_its_cross_entropy(smoothing: float):
+    logits = np.random.default_rng(1).normal(size=(6, 3, 4))
+    targets = np.array([0, 1, 2, 3, 0, 1])
+    wanted = np.eye(4)[targets] * (1 - smoothing) + smoothing / 4
+    by_hand = -(wanted[:, None] * log_softmax(logits, axis=-1)).sum(axis=-1).mean(axis=0)
+    found = TORCH_TASK.exit_losses(torch.tensor(logits), torch.tensor(targets), smoothing)
+    np.testing.assert_allclose(found, by_hand, rtol=1e-12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ import search.training.recovery
 from search.data import fashion
 from search.data.batches import normalized_batches
 from search.evaluate import Evaluator
-from search.models.early_exit import EarlyExitModel
+from search.models.early_exit import EarlyExitModel, all_exits
 from search.policy import Bits, Policy
 from search.space import PolicySpace
+from search.tasks.torch_half import TorchTask, resolve_torch_task
 from search.training.loop import ArrayData
 from search.training.recovery import (
     RecoveredTraces,
@@ -32,6 +34,7 @@ from search.training.recovery import (
 )
 
 EVEN = (1 / 6,) * 6
+TASK = resolve_torch_task("classification")
 # Three refreshes in three epochs of the few images, and short enough to be run many times.
 SHORT = RecoverRecipe(steps=7, batch_size=4, refresh_every=3)
 
@@ -52,7 +55,7 @@ def quick(evaluator: Evaluator) -> Evaluator:
 
 def training_data(count: int) -> ArrayData:
     split = fashion.FashionDataset().split("calibration").head(count)
-    return ArrayData(split.read(0, count), split.targets, fashion.MEAN, fashion.STD)
+    return ArrayData(split.read(np.arange(count)), split.targets, fashion.MEAN, fashion.STD)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +102,7 @@ def divergence(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 def quantized(evaluator: Evaluator, policy: Policy) -> np.ndarray:
     evaluator.quantized.engine.set_bits(evaluator.ledger.widths(policy.bits))
-    return answers(evaluator.quantized.engine.run, evaluator)
+    return answers(partial(all_exits, evaluator.quantized.engine.run), evaluator)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
@@ -197,7 +200,7 @@ def test_every_epoch_has_an_order_of_its_own_and_every_seed_others(
             return super().batches(batch_size, generator)
 
     split = quick.quantized.calibration
-    data = Watched(split.read(0, 4), split.targets[:4], fashion.MEAN, fashion.STD)
+    data = Watched(split.read(np.arange(4)), split.targets[:4], fashion.MEAN, fashion.STD)
     for seed in (0, 1):
         recipe = RecoverRecipe(steps=3, batch_size=4, refresh_every=100, seed=seed)
         recover(quick.quantized, policy.bits, EVEN, data, recipe)
@@ -428,11 +431,13 @@ def test_exits_count_as_often_as_they_are_taken(
 ) -> None:
     seen: list[Tensor] = []
 
-    def watched(student: Tensor, teacher: Tensor, weights: Tensor, heat: float) -> Tensor:
+    def watched(
+        task: TorchTask, student: Tensor, teacher: Tensor, weights: Tensor, heat: float
+    ) -> Tensor:
         seen.append(weights)
         assert heat == 3.0
         assert student.shape == teacher.shape == (4, 6, 10)
-        return distillation_loss(student, teacher, weights, heat)
+        return distillation_loss(task, student, teacher, weights, heat)
 
     monkeypatch.setattr(search.training.recovery, "distillation_loss", watched)
     rates = (0.5, 0.3, 0.0, 0.0, 0.0, 0.2)
@@ -456,7 +461,7 @@ def test_distillation_loss_by_hand(temperature: float) -> None:
             q = np.exp(student[sample, exit_index] / temperature)
             p, q = p / p.sum(), q / q.sum()
             expected += weights[exit_index] * (p * np.log(p / q)).sum() / 5
-    found = distillation_loss(*map(torch.tensor, (student, teacher, weights)), temperature)
+    found = distillation_loss(TASK, *map(torch.tensor, (student, teacher, weights)), temperature)
     assert found.item() == pytest.approx(expected * temperature**2, rel=1e-5)
 
 
@@ -464,11 +469,13 @@ def test_the_teacher_is_not_taught() -> None:
     student = torch.randn(4, 2, 3, requires_grad=True)
     teacher = torch.randn(4, 2, 3, requires_grad=True)
     weights = torch.tensor([0.5, 0.5])
-    distillation_loss(student, teacher, weights, 2.0).backward()
+    distillation_loss(TASK, student, teacher, weights, 2.0).backward()
     assert teacher.grad is None
     assert student.grad is not None
     assert student.grad.any()
-    assert distillation_loss(student, student, weights, 2.0).item() == pytest.approx(0, abs=1e-6)
+    assert distillation_loss(TASK, student, student, weights, 2.0).item() == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 # Bad input

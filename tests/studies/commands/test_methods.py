@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from bundled_model import open_bundled
@@ -94,7 +95,7 @@ def training(folder: Path) -> Path:
     place.mkdir()
     split = fashion.FashionDataset().split("calibration").head(IMAGES)
     for name, array in (
-        ("train-images-idx3-ubyte", split.read(0, IMAGES)[..., 0]),
+        ("train-images-idx3-ubyte", split.read(np.arange(IMAGES))[..., 0]),
         ("train-labels-idx1-ubyte", split.targets.astype("uint8")),
     ):
         sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
