@@ -1,30 +1,29 @@
-"""``exitbits launch``: create or resume a study, run workers on this machine, show the front."""
+"""``exitbits launch``: create or resume a study, run workers, show the front."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import sys
-import time
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from rich.console import Console
 
+from search.caching import default_cache_folder
 from search.disk_cache import DiskTraceCache
 from search.errors import ExitbitsError
-from studies.commands import interrupts
+from studies import interrupts
 from studies.commands.common import check_writable, file_name, positive, print_front, read_store
 from studies.commands.progress import ProgressDisplay
 from studies.commands.submit import add_study_source, open_study
 from studies.config import load_config
 from studies.fronts import FrontSummary
-from studies.launchers.local import LocalWorkers, usable_cores
-from studies.records import EvaluationRow, Study
-from studies.store.workers import release_dead
+from studies.launchers import Launcher, WorkerOrder, open_launcher
+from studies.records import Study
+from studies.running import run_workers
 from studies.store.writer import StudyStore
 
-POLL_S = 0.5
 INTERRUPTED = 130
 
 
@@ -34,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=positive, metavar="N", help="worker processes (default: one per core)"
     )
+    parser.add_argument(
+        "--on", default="local", metavar="LAUNCHER",
+        help="where workers run: local, this machine; ray, the Ray cluster of this machine or of "
+        "RAY_ADDRESS; ray://HOST:PORT, another (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--report",
         type=Path,
@@ -50,11 +54,13 @@ def run(args: argparse.Namespace) -> int:
     report = args.report or Path(f"{file_name(config.name)}.html")
     check_writable(report, "--report")
     console = Console(stderr=True)
-    store, study = open_study(read_store(args), config, cache, console)
-    name = study.record.config.name
-    log = args.cache / "worker.log"
-    workers = LocalWorkers(store.address, name, args.cache, args.workers or usable_cores(), log)
-    interrupted = _serve(store, study, workers, console)
+    name, address, log = config.name, read_store(args), args.cache / "worker.log"
+    # The default may be another where a worker runs.
+    folder = None if args.cache == default_cache_folder() else args.cache.absolute()
+    order = WorkerOrder(address, name, folder, log, args.workers)
+    launcher = open_launcher(args.on, order)
+    store, study = open_study(address, config, cache, console)
+    interrupted = _serve(store, study, launcher, console)
     progress = store.progress(study.id)
     summary = FrontSummary.load(store, study)
     for trial, reason in store.failures(study.id):
@@ -72,55 +78,29 @@ def run(args: argparse.Namespace) -> int:
     if not progress.done:
         raise ExitbitsError(
             f"the workers ended after {progress.finished} of {progress.budget} trials: "
-            f"{workers.last_words()} (log: {log}); the same command goes on"
+            f"{launcher.last_words()} (log: {log}); the same command goes on"
         )
     if progress.failed > progress.finished:
         raise ExitbitsError(f"{progress.failed} of {progress.budget} trials failed, see above")
     return 0
 
 
-def _serve(store: StudyStore, study: Study, workers: LocalWorkers, console: Console) -> bool:
-    """Run the workers until the budget is spent; returns whether Ctrl-C came first."""
-    record = study.record
+def _serve(store: StudyStore, study: Study, launcher: Launcher, console: Console) -> bool:
+    """Run the workers with live progress; returns whether Ctrl-C came first."""
     display = ProgressDisplay(console)
-    release_dead(store.database)
-    if store.progress(study.id).done:
-        return False
-    rows: list[EvaluationRow] = []
     with display.showing():
-        try:
-            interrupts.raise_if_seen()
-            workers.start()
-            while True:
-                progress = store.progress(study.id)
-                rows += store.evaluations(study.id, since=rows[-1].revision if rows else 0)
-                display.update(progress, FrontSummary.of(record, rows))
-                if workers.tend():
-                    release_dead(store.database)
-                if progress.done or not workers.pids:
-                    break
-                time.sleep(POLL_S)
-                interrupts.raise_if_seen()
-            workers.stop()
-            interrupted = False
-        except KeyboardInterrupt:
-            interrupted = True
-            _stop_gently(workers, console)
-            release_dead(store.database)
-        display.update(
-            store.progress(study.id),
-            FrontSummary.of(record, store.evaluations(study.id)),
-            final=True,
+        interrupted = run_workers(
+            store,
+            study,
+            launcher,
+            display.update,
+            lambda: console.print(
+                "stopping: workers finish the trial in hand (Ctrl-C again to drop it)"
+            ),
         )
+        summary = FrontSummary.of(study.record, store.evaluations(study.id))
+        display.update(store.progress(study.id), summary, final=True)
     return interrupted
-
-
-def _stop_gently(workers: LocalWorkers, console: Console) -> None:
-    console.print("stopping: workers finish the trial in hand (Ctrl-C again to drop it)")
-    try:
-        workers.stop()
-    except KeyboardInterrupt:
-        workers.kill()
 
 
 def _write_reports(summary: FrontSummary, path: Path) -> None:

@@ -6,10 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from typing import ClassVar
 
-MAX_RESTARTS = 5
+from studies.launchers.base import (
+    MAX_RESTARTS,
+    Watched,
+    WorkerLog,
+    WorkerOrder,
+    new_worker_name,
+)
 
 
 def usable_cores() -> int:
@@ -17,101 +23,95 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-@dataclass
-class LocalWorkers:
-    """The worker processes of one launch.
+@dataclass(frozen=True)
+class _Placed:
+    """A worker's name and process."""
 
-    A worker that dies by a signal is replaced, up to :data:`MAX_RESTARTS` times in all; one that
-    ends with an error is not, since another would meet the same one.
+    name: str
+    process: subprocess.Popen[bytes]
 
-    Attributes:
-        store, study, cache: passed on to the workers.
-        count: how many.
-        log: file that collects what workers print.
+
+class LocalLauncher:
+    """The worker processes of one launch, a :class:`~studies.launchers.base.Launcher`.
+
+    A worker that dies by a signal is put in place again, up to :data:`MAX_RESTARTS` times in all.
+
+    Args:
+        order: the workers wanted.
+        address: there is none.
     """
 
-    store: str
-    study: str
-    cache: Path
-    count: int
-    log: Path
-    restarts: int = 0
-    killed_by: int = 0
-    _log_start: int = 0
-    _processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    has_addresses: ClassVar[bool] = False
+
+    def __init__(self, order: WorkerOrder, address: str | None = None) -> None:
+        self._order = order
+        self._count = order.count or usable_cores()
+        self._log = WorkerLog(order.log)
+        self._placed: dict[int, _Placed] = {}
+        self._restarts = 0
+        self._killed_by = 0
+        self._stopping = False
 
     def start(self) -> None:
         """Start every worker."""
-        self._log_start = self.log.stat().st_size if self.log.exists() else 0
-        for index in range(self.count):
+        for index in range(self._count):
             self._spawn(index)
 
     def _spawn(self, index: int) -> None:
-        threads = str(max(1, usable_cores() // self.count))
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        # The store's address goes through the environment: it may hold a password.
-        environment["EXITBITS_STORE"] = self.store
-        command = [
-            sys.executable, "-m", "studies.cli", "worker", "--study", self.study, "--until-done",
-            "--stream", str(index), "--threads", threads, "--cache", str(self.cache),
-            "--parent", str(os.getpid()),
-        ]  # fmt: skip
-        with self.log.open("ab") as log:
+        threads = max(1, usable_cores() // self._count)
+        name = new_worker_name(index)
+        command = [sys.executable, *self._order.arguments(name, index, threads)]
+        with self._log.path.open("ab") as log:
             # In a process group of its own: Ctrl-C reaches the launcher only, which decides what
             # it means for the workers.
-            self._processes[index] = subprocess.Popen(
-                command,
+            process = subprocess.Popen(
+                [*command, "--parent", str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env={**os.environ, **self._order.environment(threads)},
                 process_group=0,
             )
+        self._placed[index] = _Placed(name, process)
 
-    @property
-    def pids(self) -> list[int]:
-        """Process ids of the workers that run."""
-        return [process.pid for process in self._processes.values() if process.poll() is None]
-
-    def tend(self) -> bool:
-        """Replace workers that were killed. Returns whether one was lost since the last call."""
-        lost = False
-        for index, process in list(self._processes.items()):
-            code = process.poll()
-            if code is None or code == 0:
+    def poll(self) -> Watched:
+        """Replace workers that were killed."""
+        lost = []
+        for index, placed in list(self._placed.items()):
+            code = placed.process.poll()
+            if code is None:
                 continue
-            del self._processes[index]
-            if code > 0:
+            del self._placed[index]
+            if code != 0:
+                lost.append(placed.name)
+            if code >= 0:
                 continue
-            lost, self.killed_by = True, -code
-            if self.restarts < MAX_RESTARTS:
-                self.restarts += 1
+            self._killed_by = -code
+            if self._restarts < MAX_RESTARTS and not self._stopping:
+                self._restarts += 1
                 self._spawn(index)
-        return lost
+        return Watched(len(self._placed), tuple(lost))
+
+    def stop(self) -> None:
+        """Ask every worker to finish the trial in hand and end."""
+        self._stopping = True
+        for placed in self._placed.values():
+            placed.process.send_signal(signal.SIGTERM)
+
+    def close(self) -> tuple[str, ...]:
+        """End at once what still runs."""
+        ended = tuple(self._placed.values())
+        self._placed.clear()
+        for placed in ended:
+            placed.process.kill()
+        for placed in ended:
+            placed.process.wait()
+        return tuple(placed.name for placed in ended)
 
     def last_words(self) -> str:
         """Why the workers of this launch ended, in one line."""
-        if self.restarts >= MAX_RESTARTS and self.killed_by:
-            cause = " (out of memory?)" if self.killed_by == signal.SIGKILL else ""
-            return f"they were killed by signal {self.killed_by} {self.restarts + 1} times{cause}"
-        with self.log.open("rb") as log:
-            log.seek(self._log_start)
-            lines = log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1].removeprefix("exitbits: ") if lines else "they printed nothing"
-
-    def stop(self) -> None:
-        """Let every worker finish the trial in hand, and wait for them."""
-        self._signal(signal.SIGTERM)
-        for process in self._processes.values():
-            process.wait()
-
-    def kill(self) -> None:
-        """End every worker at once; trials in hand are lost and queued again by the next launch."""
-        self._signal(signal.SIGKILL)
-        for process in self._processes.values():
-            process.wait()
-
-    def _signal(self, number: int) -> None:
-        for process in self._processes.values():
-            if process.poll() is None:
-                process.send_signal(number)
+        if self._restarts >= MAX_RESTARTS and self._killed_by:
+            cause = " (out of memory?)" if self._killed_by == signal.SIGKILL else ""
+            times = self._restarts + 1
+            return f"they were killed by signal {self._killed_by} {times} times{cause}"
+        return self._log.last_line()

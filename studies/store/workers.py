@@ -90,15 +90,32 @@ def release_dead(database: Database) -> int:
                 workers.c.host == socket.gethostname()
             )
         ).all()
-        gone = [row.name for row in here if not _runs(row.pid, row.started)]
-        connection.execute(delete(workers).where(workers.c.name.in_(gone)))
-        return connection.execute(
-            update(trials)
-            .where(trials.c.worker.in_(gone), trials.c.state == RUNNING)
-            .values(lease_until=now_seconds() - 1)
-        ).rowcount
+        return _release(connection, [row.name for row in here if not _runs(row.pid, row.started)])
 
     return database.write(step)
+
+
+def release_workers(database: Database, names: Sequence[str]) -> int:
+    """Free the leases of workers that are known to be lost, and sign them off.
+
+    One that lives after all, cut off from whoever said so, finds its trial another's: its result
+    is refused, and it signs on no more.
+
+    Returns:
+        how many trials were freed.
+    """
+    if not names:
+        return 0
+    return database.write(lambda connection: _release(connection, names))
+
+
+def _release(connection: Connection, names: Sequence[str]) -> int:
+    connection.execute(delete(workers).where(workers.c.name.in_(names)))
+    return connection.execute(
+        update(trials)
+        .where(trials.c.worker.in_(names), trials.c.state == RUNNING)
+        .values(lease_until=now_seconds() - 1)
+    ).rowcount
 
 
 def _runs(pid: int, registered: datetime) -> bool:

@@ -33,6 +33,12 @@ def raise_if_seen() -> None:
         raise KeyboardInterrupt
 
 
+def heard() -> None:
+    """Forget what was seen: who calls has caught its KeyboardInterrupt, only another is news."""
+    global _seen
+    _seen = False
+
+
 def _remember(number: int, frame: FrameType | None) -> None:
     global _seen
     _seen = True
