@@ -8,6 +8,7 @@ from studies.launchers.base import Launcher, WorkerOrder
 
 LAUNCHERS = {
     "local": "studies.launchers.local:LocalLauncher",
+    "ray": "studies.launchers.ray:RayLauncher",
 }
 
 
