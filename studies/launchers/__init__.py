@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from search.errors import BadInput
-from search.registry import resolve
+from search.registry import Registry
 from studies.launchers.base import Launcher, WorkerOrder
 
-LAUNCHERS = {
-    "local": "studies.launchers.local:LocalLauncher",
-    "ray": "studies.launchers.ray:RayLauncher",
-}
+LAUNCHERS = Registry(
+    "launcher",
+    "exitbits.launchers",
+    {
+        "local": "studies.launchers.local:LocalLauncher",
+        "ray": "studies.launchers.ray:RayLauncher",
+    },
+)
 
 
 def open_launcher(on: str, order: WorkerOrder) -> Launcher:
@@ -23,7 +27,7 @@ def open_launcher(on: str, order: WorkerOrder) -> Launcher:
         BadInput: when there is no such launcher, or it cannot start these workers.
     """
     name, is_address, _ = on.partition("://")
-    make = resolve("launcher", name, LAUNCHERS)
+    make = LAUNCHERS.resolve(name)
     if is_address and not make.has_addresses:
         raise BadInput(f"launcher {on!r}: {name} has no addresses, give {name} alone")
     launcher: Launcher = make(order, on if is_address else None)
