@@ -27,7 +27,7 @@ from search.quantize.qparams import ModelQParams
 from search.quantize.ranges import resolve_quantizer
 from search.tasks import Routed, resolve_task
 from studies.records import StudyRecord
-from studies.samplers import make_sampler
+from studies.samplers.stock import make_sampler
 from studies.store.writer import StudyStore
 
 MEMBERS = {

@@ -1,14 +1,28 @@
-"""The samplers of the registry, built."""
+"""Building samplers: any of the registry by name, and Optuna's own."""
 
 from __future__ import annotations
 
 import warnings
 from typing import TYPE_CHECKING
 
+from studies.samplers import SAMPLERS
+
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
     from studies.samplers.knowledge import Knowledge
+
+
+def make_sampler(name: str, seed: int, knowledge: Knowledge | None = None) -> BaseSampler:
+    """Build the sampler called ``name``.
+
+    Args:
+        name: one of :data:`SAMPLERS`.
+        seed: of this process's stream; give every worker another one.
+        knowledge: of the study, for samplers that use it.
+    """
+    sampler: BaseSampler = SAMPLERS.resolve(name)(seed, knowledge)
+    return sampler
 
 
 def apq(seed: int, knowledge: Knowledge | None) -> BaseSampler:

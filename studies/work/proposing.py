@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, Trial
 from search.digest import digest_of
 from search.policy import Policy
 from studies.records import Claim, Lease, Study, StudyGone
-from studies.samplers import make_sampler
+from studies.samplers.stock import make_sampler
 from studies.store.database import StoreUnavailable
 from studies.store.rows import params_value
 from studies.store.writer import StudyStore
