@@ -153,7 +153,8 @@ def freeze(pid: int, address: str) -> WorkerState:
 
 def own_trials(store: StudyStore) -> list[int | None]:
     """The trial of every evaluation but harvested ones: each trial has one of its own."""
-    return sorted(row.trial for row in store.evaluations("short") if row.source != HARVEST)
+    rows = store.evaluations(store.get("short").id)
+    return sorted(row.trial for row in rows if row.source != HARVEST)
 
 
 def test_a_file_is_no_store_for_a_cluster(
@@ -192,7 +193,7 @@ def test_a_study_ends_at_its_budget_although_a_node_is_lost(
     assert "Pareto front of short" in output
     assert "Traceback" not in errors
     store = StudyStore(address)
-    progress = store.progress("short")
+    progress = store.progress(store.get("short").id)
     assert (progress.finished, progress.failed, progress.running) == (12, 0, 0)
     assert own_trials(store) == list(range(12))
     # The lease of the lost one was freed at once: otherwise the third had begun another trial.
@@ -219,7 +220,7 @@ def test_ctrl_c_through_a_client_finishes_the_trials_in_hand(
     assert "the same command goes on from here" in errors
     assert "Traceback" not in errors
     store = StudyStore(address)
-    progress = store.progress("short")
+    progress = store.progress(store.get("short").id)
     assert (progress.running, progress.lost) == (0, 0)
     assert own_trials(store) == list(range(progress.finished))
     assert list_workers(store.database) == []
