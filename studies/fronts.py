@@ -5,15 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from search.front import as_points, front_indices, hypervolume, knee
 from search.policy import FULL_PRECISION
@@ -122,38 +118,6 @@ class FrontSummary:
         )
         return buffer.getvalue()
 
-    def to_table(self, width: int | None = None) -> Group:
-        """The front for a terminal ``width`` columns wide; None for all columns.
-
-        Where not all columns fit, the least telling ones are left out, never a figure cut short.
-        """
-        record = self.record
-        columns = {
-            heading: [cell(self, row) for row in self.front_rows] for heading, cell in _CELLS
-        }
-        shown = _fitting(columns, width)
-        table = Table(box=SIMPLE, pad_edge=False)
-        for heading in shown:
-            side: Literal["left", "right"] = "left" if heading in _LEFT else "right"
-            label = record.metric if heading == "accuracy" else heading
-            table.add_column(label, justify=side, no_wrap=True)
-        for cells in zip(*(columns[heading] for heading in shown), strict=True):
-            table.add_row(*(Text(cell) for cell in cells))
-        notes = [
-            f"full precision, full depth: {record.metric} {record.reference_value:.4f}, "
-            f"{self.w32a32_gbops:.3f} GBOPs (32x32), {self.w8a8_gbops:.3f} at W8A8",
-            "reduction is against 32x32; p95 is the cost that 95% of samples do not exceed",
-            "measured on the search split, which chose these policies: it flatters them",
-        ]
-        if len(shown) < len(columns):
-            left_out = ", ".join(heading for heading in columns if heading not in shown)
-            notes.append(f"left out for want of room: {left_out}; a wider terminal, --csv have all")
-        title = (
-            f"Pareto front of {record.config.name}: {len(self.front)} of {len(self.rows)} "
-            f"evaluated policies, hypervolume {self.hypervolume:.4f}"
-        )
-        return Group(Text(title, style="bold"), table, Text("\n".join(notes), style="dim"))
-
     def reduction(self, row: EvaluationRow) -> float:
         """Fraction of the 32x32 full-depth cost that a policy saves."""
         return 1 - row.gbops / self.w32a32_gbops
@@ -171,43 +135,3 @@ class FrontSummary:
             "reduction": self.reduction(row),
             "mean_exit": row.mean_exit,
         }
-
-
-def _compact(bits: Sequence[int]) -> str:
-    """Bits in little room: digits run together, 32 set apart."""
-    if all(width < 10 for width in bits):
-        return "".join(str(width) for width in bits)
-    return " ".join(str(width) for width in bits)
-
-
-def _fitting(columns: Mapping[str, Sequence[str]], width: int | None) -> list[str]:
-    """The headings that fit, in their order; the first of ``_BY_WORTH`` are always there."""
-    room = width if width is not None else 10_000
-    chosen: set[str] = set()
-    for rank, heading in enumerate(_BY_WORTH):
-        needed = max(len(heading), *(len(cell) for cell in columns[heading]), 0) + 2
-        if needed <= room or rank < _ALWAYS:
-            chosen.add(heading)
-            room -= needed
-    return [heading for heading in columns if heading in chosen]
-
-
-_CELLS: tuple[tuple[str, Callable[[FrontSummary, EvaluationRow], str]], ...] = (
-    ("policy", lambda _, row: row.digest[:8]),
-    ("accuracy", lambda _, row: f"{row.value:.4f}"),
-    ("± se", lambda _, row: f"{row.standard_error:.4f}"),
-    ("GBOPs", lambda _, row: f"{row.gbops:.4f}"),
-    ("p95", lambda _, row: f"{row.gbops_p95:.4f}"),
-    ("reduction", lambda front, row: f"{front.reduction(row):.2%}"),
-    ("mean exit", lambda _, row: f"{row.mean_exit:.2f}"),
-    ("bits w", lambda _, row: _compact(row.policy.bits.weights)),
-    ("bits a", lambda _, row: _compact(row.policy.bits.activations)),
-    ("thresholds", lambda _, row: " ".join(f"{t:.2f}" for t in row.policy.thresholds[:-1])),
-    ("from", lambda _, row: row.source),
-)
-_LEFT = {"policy", "bits w", "bits a", "thresholds", "from"}
-_BY_WORTH = (
-    "policy", "accuracy", "GBOPs", "reduction", "± se", "bits w", "bits a", "from", "mean exit",
-    "p95", "thresholds",
-)  # fmt: skip
-_ALWAYS = 4

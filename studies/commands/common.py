@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from search.errors import BadInput
+from studies.commands.front_table import front_table
 from studies.fronts import FrontSummary
+from studies.store.database import STORE
 
-STORE = "EXITBITS_STORE"
 DEFAULT_STORE = "sqlite:///exitbits.db"
 
 
@@ -63,7 +64,7 @@ def stdout_console() -> Console:
 def print_front(summary: FrontSummary) -> None:
     """Print a front as wide as the terminal allows."""
     console = stdout_console()
-    console.print(summary.to_table(console.width if console.is_terminal else None))
+    console.print(front_table(summary, console.width if console.is_terminal else None))
 
 
 def check_writable(path: Path, option: str) -> None:
@@ -93,10 +94,3 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 up")
     return value
-
-
-def file_name(study: str) -> str:
-    """A study's name as the beginning of a file's: whatever else it holds becomes ``_``."""
-    safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in study)
-    # File systems count bytes; 200 leave room for an ending.
-    return safe.encode()[:200].decode(errors="ignore")

@@ -16,6 +16,7 @@ from rich.text import Text
 from search.front import best_under
 from studies.fronts import FrontSummary
 from studies.records import Progress
+from studies.words import clock
 
 BUDGET_SHARES = (1 / 2, 1 / 4, 1 / 8)  # of the W8A8 full-depth cost
 PLAIN_INTERVAL_S = 10.0
@@ -109,10 +110,3 @@ class ProgressDisplay:
             overflow="ellipsis",
         )
         return Group(head, best, counts)
-
-
-def clock(seconds: float) -> str:
-    """A duration as minutes and seconds, with hours where there are any."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

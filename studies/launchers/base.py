@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from studies.store.database import STORE
+
 MAX_RESTARTS = 5
 
 
@@ -50,7 +52,7 @@ class WorkerOrder:
     def environment(self, threads: int) -> dict[str, str]:
         """What a worker's environment holds beside what it inherits."""
         return {
-            "EXITBITS_STORE": self.store,
+            STORE: self.store,
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
         }

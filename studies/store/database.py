@@ -28,6 +28,7 @@ BUSY_TIMEOUT_S = 60.0
 PATIENCE_S = 10.0
 VERSION_TABLE = "exitbits_version"
 MIGRATIONS = Path(__file__).with_name("migrations")
+STORE = "EXITBITS_STORE"
 PASSWORD, PASSWORD_FILE = "EXITBITS_DB_PASSWORD", "EXITBITS_DB_PASSWORD_FILE"
 
 Result = TypeVar("Result")

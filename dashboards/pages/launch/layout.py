@@ -8,7 +8,7 @@ from typing import Any
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
-from dashboards.actions import MAX_AT_ONCE, Workplace, preset_text
+from dashboards.actions import MAX_AT_ONCE, StudyActions, preset_text
 from dashboards.pages import parts
 from dashboards.pages.launch.parts import (
     PRESET,
@@ -31,7 +31,7 @@ from studies.store.workers import list_workers
 MAX_ROWS = 50
 
 
-def layout(workplace: Workplace) -> Any:
+def layout(study_actions: StudyActions) -> Any:
     """The page; submissions and open studies come by polling."""
     return html.Div(
         [
@@ -78,14 +78,14 @@ def _problem(error: ExitbitsError) -> html.P:
     return html.P(str(error), className="stale", role="alert")
 
 
-def register(app: Dash, workplace: Workplace) -> None:
+def register(app: Dash, study_actions: StudyActions) -> None:
     """Connect the page."""
-    _register_form(app, workplace)
-    _register_lists(app, workplace)
-    _register_changes(app, workplace)
+    _register_form(app, study_actions)
+    _register_lists(app, study_actions)
+    _register_changes(app, study_actions)
 
 
-def _register_form(app: Dash, workplace: Workplace) -> None:
+def _register_form(app: Dash, study_actions: StudyActions) -> None:
     @app.callback(
         Output("launch-text", "value"),
         Input({"type": PRESET, "name": ALL}, "n_clicks"),
@@ -109,37 +109,37 @@ def _register_form(app: Dash, workplace: Workplace) -> None:
     def answer(_check: Any, _submit: Any, text: Any, name: Any, trials: Any) -> html.P:
         given = str(text or ""), str(name or "").strip() or None
         if ctx.triggered_id == "launch-submit":
-            return told(lambda: _submitted(workplace, *given, trials))
-        return told(lambda: _checked(workplace, *given, trials))
+            return told(lambda: _submitted(study_actions, *given, trials))
+        return told(lambda: _checked(study_actions, *given, trials))
 
 
-def _checked(workplace: Workplace, text: str, name: str | None, trials: object) -> str:
-    config = workplace.check(text, name, whole(trials))
+def _checked(study_actions: StudyActions, text: str, name: str | None, trials: object) -> str:
+    config = study_actions.check(text, name, whole(trials))
     anchors = len(config.anchors.bits) * len(config.anchors.thresholds)
     words = (
         f"Valid: study {config.name!r} of {config.model.checkpoint} on {config.data.dataset}, "
         f"sampler {config.sampler.name}, {config.budget.trials} trials with {anchors} anchors."
     )
-    study = workplace.store.find(config.name)
+    study = study_actions.store.find(config.name)
     if study is None:
         return words
     return f"{words} It exists, with a budget of {study.record.config.budget.trials} trials."
 
 
-def _submitted(workplace: Workplace, text: str, name: str | None, trials: object) -> str:
-    return f"Submitting study {workplace.submit(text, name, whole(trials)).study!r}."
+def _submitted(study_actions: StudyActions, text: str, name: str | None, trials: object) -> str:
+    return f"Submitting study {study_actions.submit(text, name, whole(trials)).study!r}."
 
 
-def _register_lists(app: Dash, workplace: Workplace) -> None:
+def _register_lists(app: Dash, study_actions: StudyActions) -> None:
     @app.callback(
         Output("launch-submissions", "children"),
         Input("launch-poll", "n_intervals"),
         Input("launch-answer", "children"),
     )
     def submissions(_: Any, _answer: Any) -> Any:
-        found = workplace.submissions()
+        found = study_actions.submissions()
         try:
-            workers = list_workers(workplace.store.database)
+            workers = list_workers(study_actions.store.database)
         except ExitbitsError:
             return submissions_list(found, 1)  # nobody knows; the list below says why
         return submissions_list(found, sum(worker.alive for worker in workers))
@@ -153,7 +153,7 @@ def _register_lists(app: Dash, workplace: Workplace) -> None:
         State("launch-open-names", "data"),
     )
     def rows(_: Any, _done: Any, shown: list[str] | None) -> tuple[Any, ...]:
-        store = workplace.store
+        store = study_actions.store
         try:
             versions = sorted(store.open_studies())
             names = [version.name for version in versions]
@@ -174,7 +174,7 @@ def _register_lists(app: Dash, workplace: Workplace) -> None:
         prevent_initial_call=True,
     )
     def states(_: Any, keys: list[dict[str, str]]) -> list[Any]:
-        store = workplace.store
+        store = study_actions.store
         try:
             ids = {version.name: version.id for version in store.versions(archived=True)}
             return [
@@ -187,7 +187,7 @@ def _register_lists(app: Dash, workplace: Workplace) -> None:
             return [no_update] * len(keys)  # the rows go with the next poll
 
 
-def _register_changes(app: Dash, workplace: Workplace) -> None:
+def _register_changes(app: Dash, study_actions: StudyActions) -> None:
     @app.callback(
         Output("launch-done", "children"),
         Input({"type": STOP, "study": ALL}, "n_clicks"),
@@ -207,18 +207,18 @@ def _register_changes(app: Dash, workplace: Workplace) -> None:
         if not ctx.triggered[0]["value"]:
             raise PreventUpdate  # a row has come, nobody pressed its button
         if pressed == "launch-ended-raise":
-            return told(lambda: _raised(workplace, ended, ended_trials))
+            return told(lambda: _raised(study_actions, ended, ended_trials))
         study = study_of(pressed)
         if pressed["type"] == STOP:
-            return told(lambda: workplace.stop(study))
+            return told(lambda: study_actions.stop(study))
         given = dict(zip((key["study"] for key in keys), typed, strict=True))
-        return told(lambda: _raised(workplace, study, given.get(pressed["study"])))
+        return told(lambda: _raised(study_actions, study, given.get(pressed["study"])))
 
 
-def _raised(workplace: Workplace, study: str | None, typed: object) -> str:
+def _raised(study_actions: StudyActions, study: str | None, typed: object) -> str:
     if not study:
         raise BadInput("no study is chosen: choose one")
     trials = whole(typed)
     if trials is None:
         raise BadInput(f"no number of trials is given: give one from 1 to {MAX_TRIALS}")
-    return workplace.raise_budget(study, trials)
+    return study_actions.raise_budget(study, trials)

@@ -117,7 +117,7 @@ def submissions_list(found: Sequence[Submission], alive: int) -> Any:
     """The submissions, the newest first.
 
     Args:
-        found: as the workplace gives them.
+        found: as the actions give them.
         alive: how many workers live, so that one who waits for them knows.
     """
     if not found:

@@ -17,8 +17,8 @@ from dashboards.snapshot import Snapshot, Snapshots
 from search.digest import digest_of
 from search.errors import ExitbitsError
 from search.front import best_under
-from studies.commands.progress import clock
 from studies.store.workers import WorkerState
+from studies.words import clock
 
 
 class Archivist(Protocol):

@@ -25,7 +25,7 @@ from dashboards.pages.study.words import (
 from dashboards.report.page import front_page
 from dashboards.snapshot import Snapshot, Snapshots
 from search.errors import ExitbitsError
-from studies.commands.common import file_name
+from studies.words import file_name
 
 REBASE = 2000  # points that came since a page was drawn, before it is drawn anew
 

@@ -1,0 +1,17 @@
+"""Names and durations as people and file systems read them."""
+
+from __future__ import annotations
+
+
+def file_name(study: str) -> str:
+    """A study's name as the beginning of a file's: whatever else it holds becomes ``_``."""
+    safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in study)
+    # File systems count bytes; 200 leave room for an ending.
+    return safe.encode()[:200].decode(errors="ignore")
+
+
+def clock(seconds: float) -> str:
+    """A duration as minutes and seconds, with hours where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
