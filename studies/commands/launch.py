@@ -14,15 +14,18 @@ from search.caching import default_cache_folder
 from search.disk_cache import DiskTraceCache
 from search.errors import ExitbitsError
 from studies import interrupts
-from studies.commands.common import check_writable, file_name, positive, print_front, read_store
+from studies.commands.bars import stages
+from studies.commands.common import check_writable, positive, print_front, read_store
 from studies.commands.progress import ProgressDisplay
-from studies.commands.submit import add_study_source, open_study
+from studies.commands.submit import add_study_source
 from studies.config import load_config
+from studies.creating import open_study
 from studies.fronts import FrontSummary
 from studies.launchers import Launcher, WorkerOrder, open_launcher
 from studies.records import Study
 from studies.running import run_workers
 from studies.store.writer import StudyStore
+from studies.words import file_name
 
 INTERRUPTED = 130
 
@@ -59,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     folder = None if args.cache == default_cache_folder() else args.cache.absolute()
     order = WorkerOrder(address, name, folder, log, args.workers)
     launcher = open_launcher(args.on, order)
-    store, study = open_study(address, config, cache, console)
+    with stages(console) as on_stage:
+        store, study = open_study(address, config, cache, on_stage)
     interrupted = _serve(store, study, launcher, console)
     progress = store.progress(study.id)
     summary = FrontSummary.load(store, study)

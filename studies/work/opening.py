@@ -11,7 +11,11 @@ from search.models.bundled import checkpoint_path
 from search.models.checkpoint import load_checkpoint
 from search.quantized import CalibrationCache, QuantizedModel
 from studies.config import StudyConfig
+from studies.policy_file import PolicyFile
 from studies.records import StudyRecord
+from studies.unchanged import check_images, check_model
+
+ANOTHER_NAME = "launch under another --name"
 
 
 def open_evaluator(
@@ -67,16 +71,39 @@ def open_study_evaluator(
     Raises:
         BadInput: also when the checkpoint or the images are not those that the study began with.
     """
-    name = record.config.name
     evaluator = open_evaluator(record.config, cache=cache, calibrations=calibrations, device=device)
-    if evaluator.card.digest != record.model_digest:
-        raise BadInput(
-            f"the checkpoint of study {name!r} has changed since the study began: "
-            "restore it, or launch under another --name"
-        )
-    if evaluator.data_digest != record.data_digest:
-        raise BadInput(
-            f"the images of study {name!r} have changed since the study began: restore them, "
-            "or launch under another --name"
-        )
+    owner = f"study {record.config.name!r}"
+    check_model(owner, record.model_digest, evaluator.card.digest, ANOTHER_NAME)
+    check_images(owner, record.data_digest, evaluator.data_digest, ANOTHER_NAME)
+    return evaluator
+
+
+def open_policy_evaluator(
+    given: PolicyFile,
+    *,
+    split: str = "search",
+    checkpoint: str | None = None,
+    engine: str | None = None,
+) -> Evaluator:
+    """Load what a policy was measured with.
+
+    Args:
+        given: the policy.
+        split: what to evaluate on.
+        checkpoint: the same model at another place than the policy file says.
+        engine: name of another engine than its study's.
+
+    Raises:
+        BadInput: also when the checkpoint, or the images of the split that it was measured on, are
+            not those.
+    """
+    config = given.study
+    if checkpoint is not None:
+        model = config.model.model_copy(update={"checkpoint": checkpoint})
+        config = config.model_copy(update={"model": model})
+    evaluator = open_evaluator(config, split=split, engine=engine)
+    owner = "the policy"
+    check_model(owner, given.model_digest, evaluator.card.digest, "name the right file")
+    if split == given.split:
+        check_images(owner, given.data_digest, evaluator.data_digest)
     return evaluator

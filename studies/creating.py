@@ -1,0 +1,104 @@
+"""Creating a study, or taking up one that is there with the same configuration."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from search.disk_cache import DiskTraceCache
+from search.errors import BadInput
+from search.models.bundled import checkpoint_digest
+from studies.config import StudyConfig
+from studies.records import Study, StudyRecord
+from studies.store.database import EmptyStore
+from studies.store.writer import StudyStore
+from studies.unchanged import check_model
+
+OnStage = Callable[[str], None]
+"""Receives what is being done, in a few words."""
+
+
+def open_study(
+    address: str,
+    config: StudyConfig,
+    cache: DiskTraceCache,
+    on_stage: OnStage = lambda stage: None,
+) -> tuple[StudyStore, Study]:
+    """Take a study up where it exists, and raise its budget; else check everything and create it.
+
+    Args:
+        address: of the store, which is made where there is none.
+        config: of the study.
+        cache: where traces are kept.
+        on_stage: receives what takes long.
+
+    Raises:
+        BadInput: when the name is taken by another configuration, or the model or data cannot be
+            used; the store is then as it was.
+    """
+    try:
+        store = StudyStore(address)
+        study = store.find(config.name)
+    except EmptyStore:
+        store, study = None, None
+    if study is None:
+        record = _measure(config, cache, on_stage)
+        store = store or StudyStore(address, create=True)
+        if created := store.create(record):
+            return store, created
+        study = store.get(config.name)  # another process was faster
+    assert store is not None
+    check_same(study, config, "--name")
+    check_model(
+        f"study {config.name!r}",
+        study.record.model_digest,
+        checkpoint_digest(config.model.checkpoint),
+        "give this study another --name",
+    )
+    return store, store.raise_budget(study.id, config.budget.trials)
+
+
+def check_same(study: Study, config: StudyConfig, name: str) -> None:
+    """Make sure that a configuration is that of the study which has its name.
+
+    Args:
+        study: which has the name.
+        config: what is asked for.
+        name: how the name is called where it is given.
+
+    Raises:
+        BadInput: naming the first difference.
+    """
+    if difference := study.record.config.difference(config):
+        raise BadInput(
+            f"study {config.name!r} exists with another configuration ({difference}): "
+            f"give this one another {name}"
+        )
+
+
+def _measure(config: StudyConfig, cache: DiskTraceCache, on_stage: OnStage) -> StudyRecord:
+    from search.engines.cpu.native import load_kernels
+
+    # The compiler takes about as long as loading torch and measuring the reference. Not a daemon:
+    # killed in the middle it would leave its folder in the cache.
+    compiling = threading.Thread(target=load_kernels, name="compiler")
+    if config.engine.name == "fast":
+        compiling.start()
+    on_stage(f"measuring the full-precision reference of {config.name}")
+    from search.evaluate import measure_reference
+    from studies.work.opening import open_evaluator
+
+    evaluator = open_evaluator(config, cache=cache)
+    record = StudyRecord(
+        config=config,
+        ledger=evaluator.ledger,
+        reference_value=measure_reference(evaluator),
+        metric=evaluator.task.metric,
+        model_digest=evaluator.card.digest,
+        data_digest=evaluator.data_digest,
+    )
+    record.anchors()  # refuses a space that does not fit before anything is written
+    if config.engine.name == "fast":
+        on_stage("compiling the fast engine's kernels, once on this machine")
+        compiling.join()
+    return record
