@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from search.errors import BadInput, unknown_choice
-from studies.commands.common import STORE
 from studies.config import MAX_TRIALS, StudyConfig, load_config, preset_names
+from studies.creating import check_same
+from studies.store.database import STORE
 from studies.store.writer import StudyStore
 
 MAX_TEXT = 65_536
@@ -66,7 +67,7 @@ class _Child:
         self.folder.cleanup()
 
 
-class Workplace:
+class StudyActions:
     """The store, and the submissions that run for it.
 
     Args:
@@ -138,11 +139,8 @@ class Workplace:
         with tempfile.TemporaryDirectory(prefix="exitbits-") as folder:
             config = _load(_write(Path(folder), text), name, trials)
         study = self.store.find(config.name)
-        if study is not None and (difference := study.record.config.difference(config)):
-            raise BadInput(
-                f"study {config.name!r} exists with another configuration ({difference}): "
-                "give this one another name"
-            )
+        if study is not None:
+            check_same(study, config, "name")
         return config
 
     def submit(self, text: str, name: str | None, trials: int | None) -> Submission:
@@ -168,14 +166,15 @@ class Workplace:
             if not self._children:
                 atexit.register(self.close)
             self._children[self._made] = _start(self.store.address, text, name, trials)
-            found = self._submissions[self._made] = Submission(self._made, config.name)
-            return found
+            submission = Submission(self._made, config.name)
+            self._submissions[self._made] = submission
+            return submission
 
     def submissions(self) -> list[Submission]:
         """The last submissions as they are now, the newest first."""
         with self._lock:
             self._look()
-            return sorted(self._submissions.values(), key=lambda one: -one.number)
+            return sorted(self._submissions.values(), key=lambda submission: -submission.number)
 
     def close(self) -> None:
         """End the submissions under way; none of them has changed the store."""

@@ -48,7 +48,7 @@ def create_app(store: StudyStore, *, token: str | None = None, local: bool = Tru
     )
     app.index_string = app.index_string.replace("<html>", '<html lang="en">')
     Guard(token, LOOPBACK if local else None).protect(app.server, app.csp_hashes)
-    snapshots, workplace = Snapshots(store), actions.Workplace(store)
+    snapshots, study_actions = Snapshots(store), actions.StudyActions(store)
 
     @app.server.get("/health")
     def health() -> Response:
@@ -61,11 +61,11 @@ def create_app(store: StudyStore, *, token: str | None = None, local: bool = Tru
         return Response("ok\n", mimetype="text/plain")
 
     app.layout = _frame()
-    _register_routes(app, snapshots, workplace)
+    _register_routes(app, snapshots, study_actions)
     for page in (studies, front_callbacks, policy, compare):
         page.register(app, snapshots)
-    studies.register_actions(app, workplace)
-    launch.register(app, workplace)
+    studies.register_actions(app, study_actions)
+    launch.register(app, study_actions)
     return app
 
 
@@ -101,7 +101,7 @@ def _frame() -> html.Div:
     )
 
 
-def _register_routes(app: Dash, snapshots: Snapshots, workplace: actions.Workplace) -> None:
+def _register_routes(app: Dash, snapshots: Snapshots, study_actions: actions.StudyActions) -> None:
     app.clientside_callback(
         "window.dash_clientside.exitbits.toggle_theme",
         Output("theme", "data"),
@@ -124,11 +124,11 @@ def _register_routes(app: Dash, snapshots: Snapshots, workplace: actions.Workpla
     )
     def show(path: str | None, _again: int | None, search: str | None) -> Any:
         steps = [unquote(step) for step in (path or "/").strip("/").split("/") if step]
-        return parts.guarded(lambda: _page(steps, search or "", snapshots, workplace))
+        return parts.guarded(lambda: _page(steps, search or "", snapshots, study_actions))
 
 
 def _page(
-    steps: Sequence[str], search: str, snapshots: Snapshots, workplace: actions.Workplace
+    steps: Sequence[str], search: str, snapshots: Snapshots, study_actions: actions.StudyActions
 ) -> Any:
     match steps:
         case []:
@@ -136,7 +136,7 @@ def _page(
         case ["compare"]:
             return compare.layout(snapshots, search)
         case ["launch"]:
-            return launch.layout(workplace)
+            return launch.layout(study_actions)
         case ["study", name]:
             return front.layout(snapshots.get(name), search)
         case ["study", name, "policy", number] if number.isdecimal() and len(number) < 19:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from search.methods.settings import MaqeeSettings
+from studies.commands.bars import bars
 from studies.commands.common import read_store
 from studies.commands.method_options import (
     add_models,
@@ -21,7 +22,6 @@ from studies.commands.method_options import (
     print_table,
     read_training,
 )
-from studies.fronts import FrontSummary
 from studies.store.writer import StudyStore
 
 if TYPE_CHECKING:
@@ -45,42 +45,15 @@ def run(args: argparse.Namespace) -> int:
     store = StudyStore(read_store(args))
     study = store.get(args.study)
     record = study.record
-    console = Console(stderr=True)
 
-    from search.methods.baselines import BaselineSet, trained_baselines
-    from studies.methods.bench import bar, open_workbench, recovery_bar
-    from studies.store.contributions import Contribution, contribute
+    training = read_training(args)
+    from studies.methods.baselines import record_baselines
+    from studies.methods.opened import open_for_methods
 
-    bench = open_workbench(record, args.cache, settings, console, read_training(args))
-    additivity = bench.additivity()
-    methods = BaselineSet(bench.outer, bench.tables)
-    names = methods.sources()
-    with bar(console) as shown:
-        task = shown.add_task("evaluating baselines", total=len(names))
-        for method in methods:
-            contribute(
-                store,
-                study.id,
-                [Contribution(method.source, each) for each in method.evaluations],
-            )
-            shown.advance(task)
-    sources = list(dict.fromkeys(names))
-    if (recovery := bench.recovery) is not None:
-        for name, bits, rates in trained_baselines(bench.outer.space):
-            file = args.models / f"{recovery.key(bits, rates)[:16]}.safetensors"
-            with recovery_bar(console, name) as on_step:
-                made = recovery.make(bits, rates, file, on_step)
-            trained = BaselineSet(bench.outer.on(made.traces), bench.tables)
-            contribute(
-                store,
-                study.id,
-                [
-                    Contribution(name, each, made.digest, made.weights)
-                    for each in trained.with_exits(bits)
-                ],
-            )
-            sources.append(name)
-    summary = FrontSummary.load(store, study)
+    with bars(Console(stderr=True)) as on_progress:
+        opened = open_for_methods(store, study, args.cache, settings, training, on_progress)
+        recorded = record_baselines(opened, on_progress)
+    sources, summary, additivity = recorded.sources, recorded.summary, recorded.additivity
     rows = method_rows(summary, sources)
     if args.json:
         fields = {
@@ -111,12 +84,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _additivity_line(found: Additivity) -> str:
-    if found.noise is None or found.drift is None:
+def _additivity_line(measured: Additivity) -> str:
+    if measured.noise is None or measured.drift is None:
         return "additive tables: the space has nothing to rank"
     return (
-        f"additive tables against {found.policies} random policies: rank correlation "
-        f"{found.noise:.3f} (noise), {found.drift:.3f} (drift)"
+        f"additive tables against {measured.policies} random policies: rank correlation "
+        f"{measured.noise:.3f} (noise), {measured.drift:.3f} (drift)"
     )
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.console import Console
 from search.methods.maqee import refuse_impossible
 from search.methods.settings import MaqeeSettings
 from search.results import GIGA
+from studies.commands.bars import bars
 from studies.commands.common import positive, read_store
 from studies.commands.method_options import (
     add_models,
@@ -27,14 +27,7 @@ from studies.commands.method_options import (
 from studies.store.writer import StudyStore
 
 if TYPE_CHECKING:
-    from search.methods.maqee import MaqeeResult
-    from search.results import Evaluation
-    from search.risk.terms import RiskTerms
-    from studies.methods.bench import Workbench
-    from studies.methods.recovery import Recovery
-
-SOURCE = "MAQEE"
-RECOVERED = "MAQEE+recovery"
+    from studies.methods.maqee import MaqeePolicy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,19 +78,15 @@ def run(args: argparse.Namespace) -> int:
     study = store.get(args.study)
     record = study.record
     refuse_impossible(record.space, record.ledger, min(args.budgets) * GIGA)
-    console = Console(stderr=True)
 
-    from studies.methods.bench import open_workbench
+    training = read_training(args)
+    from studies.methods.maqee import search_budgets
+    from studies.methods.opened import open_for_methods
 
-    bench = open_workbench(record, args.cache, settings, console, read_training(args))
-    rows: list[dict[str, Any]] = []
-    for budget in sorted(args.budgets):
-        result, row = _search(store, study.id, bench, budget, console)
-        rows.append(row)
-        if bench.recovery is not None:
-            rows.append(
-                _recover(store, study.id, bench, bench.recovery, result, args.models, console)
-            )
+    with bars(Console(stderr=True)) as on_progress:
+        opened = open_for_methods(store, study, args.cache, settings, training, on_progress)
+        policies = list(search_budgets(opened, args.budgets, on_progress))
+    rows = [policy.as_dict() for policy in policies]
     if args.json:
         print(json.dumps({"study": args.study, "policies": rows}, indent=2, allow_nan=False))
         return 0
@@ -108,90 +97,11 @@ def run(args: argparse.Namespace) -> int:
             f"full precision, full depth: {record.metric} {record.reference_value:.4f}",
             "risk is G + alpha BSR on the search split, which chose these policies: it flatters",
             "passes: sets of bits traced for the budget, those known from before included",
-            *_unattained(rows, args.epsilon),
+            *_unattained(policies, args.epsilon or ()),
             *(() if args.data else ("not recovered: give --data DIR for self-distillation",)),
         ],
     )
     return 0
-
-
-def _search(
-    store: StudyStore, study_id: int, bench: Workbench, budget: float, console: Console
-) -> tuple[MaqeeResult, dict[str, Any]]:
-    """Run the loop under a budget in GBOPs and record what it finds."""
-    from search.methods.maqee import Maqee
-    from studies.methods.bench import bar
-    from studies.store.contributions import Contribution, contribute
-
-    started = time.monotonic()
-    with bar(console) as shown:
-        task = shown.add_task(f"MAQEE at {budget:g} GBOPs", total=None)
-        loop = Maqee(bench.outer, bench.tables, lambda iterate: shown.advance(task))
-        result = loop.search(budget * GIGA)
-    evaluation = bench.evaluator.evaluate(result.policy)
-    attributes = {"maqee": result.as_dict(), "maqee_settings": bench.outer.settings.as_dict()}
-    contribute(store, study_id, [Contribution(SOURCE, evaluation, attributes=attributes)])
-    terms = bench.outer.terms(result.policy)
-    return result, _row(SOURCE, result, evaluation, terms, time.monotonic() - started)
-
-
-def _recover(
-    store: StudyStore,
-    study_id: int,
-    bench: Workbench,
-    recovery: Recovery,
-    result: MaqeeResult,
-    folder: Path,
-    console: Console,
-) -> dict[str, Any]:
-    """Recover the model for a result's policy, choose its thresholds anew, and record it."""
-    from studies.methods.bench import recovery_bar
-    from studies.store.contributions import Contribution, contribute
-
-    started = time.monotonic()
-    policy = result.policy
-    rates = bench.evaluator.evaluate(policy).exit_rates
-    file = folder / f"{recovery.key(policy.bits, rates)[:16]}.safetensors"
-    with recovery_bar(console, f"MAQEE at {result.budget / GIGA:g} GBOPs") as on_step:
-        made = recovery.make(policy.bits, rates, file, on_step)
-    outer = bench.outer.on(made.traces)
-    found = outer.under(policy.bits, result.budget)
-    chosen = policy if found is None else found[0]
-    better = made.traces.evaluate(chosen)
-    contribution = Contribution(RECOVERED, better, made.digest, made.weights)
-    contribute(store, study_id, [contribution])
-    row = _row(RECOVERED, result, better, outer.terms(chosen), time.monotonic() - started)
-    return {**row, "checkpoint": str(made.weights)}
-
-
-def _row(
-    source: str,
-    result: MaqeeResult,
-    evaluation: Evaluation,
-    terms: RiskTerms,
-    seconds: float,
-) -> dict[str, Any]:
-    references = evaluation.references
-    return {
-        "source": source,
-        "digest": evaluation.policy.digest,
-        "budget_gbops": result.as_dict()["budget_gbops"],
-        "accuracy": evaluation.value,
-        "accuracy_se": evaluation.standard_error,
-        "gbops": evaluation.gbops,
-        "reduction": evaluation.reduction,
-        "reduction_w8a8": 1 - evaluation.cost.expected / references.w8a8,
-        "reduction_same_bits": 1 - evaluation.cost.expected / references.same_bits,
-        "mean_exit": evaluation.mean_exit,
-        "policy": evaluation.policy.as_dict(),
-        "gap": terms.gap,
-        "premature": terms.premature,
-        "delayed": terms.delayed,
-        "rescue": terms.rescue,
-        "harm": terms.harm,
-        "seconds": seconds,
-        **{key: value for key, value in result.as_dict().items() if key != "budget_gbops"},
-    }
 
 
 def _shown(row: dict[str, Any]) -> dict[str, str]:
@@ -214,12 +124,13 @@ def _shown(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _unattained(rows: list[dict[str, Any]], epsilons: list[float] | None) -> list[str]:
+def _unattained(policies: Sequence[MaqeePolicy], epsilons: Sequence[float]) -> list[str]:
     """Says which of the asked bounds no policy within a budget meets."""
+    results = [policy.result for policy in policies if policy.checkpoint is None]
     return [
-        f"epsilon {epsilon:g} is not met within {row['budget_gbops']:g} GBOPs: the least risk "
-        f"found is {row['risk']:.4f}"
-        for epsilon in epsilons or ()
-        for row in rows
-        if row["source"] == SOURCE and row["risk"] > epsilon
+        f"epsilon {epsilon:g} is not met within {result.budget / GIGA:g} GBOPs: the least risk "
+        f"found is {result.risk:.4f}"
+        for epsilon in epsilons
+        for result in results
+        if result.risk > epsilon
     ]

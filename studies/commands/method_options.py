@@ -21,6 +21,7 @@ from studies.fronts import FrontSummary
 
 if TYPE_CHECKING:
     from search.training.recovery import RecoverRecipe
+    from studies.methods.opened import Training
 
 
 def add_study(parser: argparse.ArgumentParser) -> None:
@@ -80,9 +81,13 @@ def read_recipe(args: argparse.Namespace) -> RecoverRecipe:
     return RecoverRecipe(**given, compile=args.compile)
 
 
-def read_training(args: argparse.Namespace) -> tuple[Path, RecoverRecipe] | None:
-    """The training images' folder and the recipe, where recovery is asked for."""
-    return None if args.data is None else (args.data, read_recipe(args))
+def read_training(args: argparse.Namespace) -> Training | None:
+    """How models are recovered, where that is asked for."""
+    if args.data is None:
+        return None
+    from studies.methods.opened import Training
+
+    return Training(args.data, read_recipe(args), args.models)
 
 
 def check_data(args: argparse.Namespace) -> None:

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from search.errors import BadInput
 from search.evaluate import Evaluator
+from search.methods.outer import OuterProblem
+from search.methods.settings import MaqeeSettings
 from search.models.card import RECOVERED_FROM, card_path
 from search.models.checkpoint import check_suffix, load_checkpoint, save_checkpoint
 from search.policy import Bits
 from search.quantized import QuantizedModel
+from search.results import Evaluation
+from search.space import PolicySpace
 from search.training.loop import TrainingData
+from search.training.recipes import open_training_data
 from search.training.recovery import (
     OnStep,
     RecoveredTraces,
     RecoverRecipe,
+    StepReport,
     recover,
     recovery_key,
 )
+from studies.policy_file import PolicyFile
+from studies.work.opening import open_policy_evaluator
+
+OnProgress = Callable[[str, int, int | None], None]
+"""Receives what is being done, how much of it is done, and of how much, None where nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +41,13 @@ class Recovery:
         original: evaluates the model that is recovered from.
         data: training images.
         recipe: hyperparameters.
+        folder: of the checkpoints that are named by their content.
     """
 
     original: Evaluator[QuantizedModel]
     data: TrainingData
     recipe: RecoverRecipe
+    folder: Path = Path("recovered")
 
     def key(self, bits: Bits, exit_rates: tuple[float, ...]) -> str:
         """Digest of everything that a recovered model depends on, but the training images."""
@@ -43,7 +57,7 @@ class Recovery:
         self,
         bits: Bits,
         exit_rates: tuple[float, ...],
-        weights: Path,
+        weights: Path | None = None,
         on_step: OnStep = lambda report: None,
     ) -> Recovered:
         """Recover the model for bits, or load it where that is done already.
@@ -53,14 +67,16 @@ class Recovery:
         Args:
             bits: what is trained for.
             exit_rates: how often samples leave by each exit.
-            weights: the checkpoint to write; its card goes beside it.
+            weights: the checkpoint to write, None for one that is named by its content; its card
+                goes beside it.
             on_step: receives progress.
 
         Raises:
             BadInput: when there is another checkpoint at ``weights``, or weights without a card.
         """
-        check_suffix(weights)
         key = self.key(bits, exit_rates)
+        weights = weights or self.folder / f"{key[:16]}.safetensors"
+        check_suffix(weights)
         if weights.exists() and card_path(weights).exists():
             model, card = load_checkpoint(weights)
             if card.training.get("recovery") != key:
@@ -111,3 +127,81 @@ class Recovered:
     def traces(self) -> RecoveredTraces:
         """Its traces, held against the original's full precision."""
         return RecoveredTraces(self.evaluator, self.original)
+
+
+@dataclass(frozen=True)
+class RecoveredPolicy:
+    """A policy with thresholds chosen anew on the model that was recovered for its bits.
+
+    Attributes:
+        before, after: its figures on the original model and on the recovered one.
+        weights: the recovered checkpoint.
+        digest: of its card.
+        file: what is written of the policy.
+    """
+
+    before: Evaluation
+    after: Evaluation
+    weights: Path
+    digest: str
+    file: PolicyFile
+
+
+def recover_policy(
+    given: PolicyFile,
+    images: Path,
+    recipe: RecoverRecipe,
+    weights: Path,
+    on_progress: OnProgress = lambda what, done, of: None,
+) -> RecoveredPolicy:
+    """Recover the model for a policy's bits, and choose thresholds at the policy's cost.
+
+    Args:
+        given: the policy.
+        images: folder of the training images.
+        recipe: how recovery trains on them.
+        weights: the checkpoint to write; its card goes beside it. The policy is not written.
+        on_progress: receives how far it is.
+
+    Raises:
+        BadInput: when the model or the images are not those that the policy was measured with, or
+            ``weights`` holds something else.
+    """
+    policy, recorded = given.read_policy(), given.read_evaluation()
+    evaluator = open_policy_evaluator(given)
+    data = open_training_data(given.study.data.dataset, images, evaluator.card.input)
+    on_step = steps_of(f"recovering policy {policy.digest[:12]}", on_progress)
+    made = Recovery(evaluator, data, recipe).make(
+        policy.bits, recorded.exit_rates, weights, on_step
+    )
+    low, high = given.study.space.thresholds
+    space = PolicySpace.from_ledger(
+        evaluator.ledger, policy.bits.granularity, threshold_low=low, threshold_high=high
+    )
+    outer = OuterProblem(made.traces, space, MaqeeSettings())
+    within = outer.under(policy.bits, recorded.cost.expected)
+    chosen = policy if within is None else within[0]
+    after = made.traces.evaluate(chosen)
+    model = given.study.model.model_copy(update={"checkpoint": str(weights.absolute())})
+    file = given.model_copy(
+        update={
+            "study": given.study.model_copy(update={"model": model}),
+            "trial": None,
+            "source": f"{given.source}+recovery",
+            "digest": chosen.digest,
+            "policy": chosen.as_dict(),
+            "model_digest": made.digest,
+            "evaluation": after.as_dict(),
+        }
+    )
+    return RecoveredPolicy(recorded, after, weights, made.digest, file)
+
+
+def steps_of(what: str, on_progress: OnProgress) -> OnStep:
+    """What :func:`search.training.recovery.recover` reports to, as progress of ``what``."""
+    on_progress(what, 0, None)
+
+    def on_step(report: StepReport) -> None:
+        on_progress(what, report.step, report.steps)
+
+    return on_step

@@ -28,8 +28,8 @@ from dashboards.actions import (
     KEPT_SUBMISSIONS,
     MAX_AT_ONCE,
     MAX_TEXT,
+    StudyActions,
     Submission,
-    Workplace,
     preset_text,
 )
 from dashboards.app import create_app
@@ -58,16 +58,16 @@ def store(tmp_path: Path, make_record: Callable[..., StudyRecord]) -> StudyStore
 
 
 @pytest.fixture
-def workplace(
+def study_actions(
     store: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Workplace]:
+) -> Iterator[StudyActions]:
     """With a folder for temporary files of its own, which must be empty in the end."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    workplace = Workplace(store)
-    yield workplace
-    workplace.close()
+    study_actions = StudyActions(store)
+    yield study_actions
+    study_actions.close()
     assert list(folder.iterdir()) == []
 
 
@@ -97,12 +97,12 @@ def noted(notes: Path, what: str) -> str:
     return file.read_text()
 
 
-def ended(workplace: Workplace, patience_s: float = 30) -> list[Submission]:
+def ended(study_actions: StudyActions, patience_s: float = 30) -> list[Submission]:
     deadline = time.monotonic() + patience_s
-    while any(one.state == "measuring" for one in workplace.submissions()):
+    while any(one.state == "measuring" for one in study_actions.submissions()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return workplace.submissions()
+    return study_actions.submissions()
 
 
 def in_text(name: str) -> str:
@@ -112,9 +112,9 @@ def in_text(name: str) -> str:
 # Checking
 
 
-def test_every_preset_can_be_submitted_as_it_is_shown(workplace: Workplace) -> None:
+def test_every_preset_can_be_submitted_as_it_is_shown(study_actions: StudyActions) -> None:
     for name in preset_names():
-        assert workplace.check(preset_text(name), None, None) == load_config(name)
+        assert study_actions.check(preset_text(name), None, None) == load_config(name)
 
 
 @pytest.mark.parametrize("name", ["", "nothing", "../config", "../presets/fashion", "fashion.toml"])
@@ -142,14 +142,14 @@ def test_only_presets_are_shown(name: str) -> None:
     ],
 )
 def test_the_form_refuses_in_the_files_own_words(
-    workplace: Workplace, tmp_path: Path, addition: str, name: str | None, trials: int | None
+    study_actions: StudyActions, tmp_path: Path, addition: str, name: str | None, trials: int | None
 ) -> None:
     file = tmp_path / "study.toml"
     file.write_text(GOOD + addition)
     with pytest.raises(BadInput) as by_file:
         load_config(str(file), name=name, trials=trials)
     with pytest.raises(BadInput) as by_form:
-        workplace.check(GOOD + addition, name, trials)
+        study_actions.check(GOOD + addition, name, trials)
     assert str(by_form.value) == str(by_file.value).replace(f"{tmp_path}/", "")
 
 
@@ -165,40 +165,40 @@ def test_the_form_refuses_in_the_files_own_words(
     ],
 )
 def test_texts_that_break_readers_are_refused_in_one_line(
-    workplace: Workplace, text: str, why: str
+    study_actions: StudyActions, text: str, why: str
 ) -> None:
     with pytest.raises(BadInput, match=why) as caught:
-        workplace.check(text, None, None)
+        study_actions.check(text, None, None)
     assert "\n" not in str(caught.value)
     assert tempfile.gettempdir() not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["mine.safetensors", "./a/b", "../../etc/x", "", "bundle:fashion"])
-def test_relative_paths_are_refused_and_named(workplace: Workplace, path: str) -> None:
+def test_relative_paths_are_refused_and_named(study_actions: StudyActions, path: str) -> None:
     for key, text in (
         ("model.checkpoint", GOOD.replace("bundled:fashion", path)),
         ("data.path", GOOD + f"path = {json.dumps(path)}"),
     ):
         with pytest.raises(BadInput, match=rf"{key} .*relative: give the whole path") as caught:
-            workplace.check(text, None, None)
+            study_actions.check(text, None, None)
         assert tempfile.gettempdir() not in str(caught.value)
         assert f"{key} {path.removeprefix('./')!r} is" in str(caught.value)
 
 
-def test_whole_paths_stay_as_they_are(workplace: Workplace) -> None:
+def test_whole_paths_stay_as_they_are(study_actions: StudyActions) -> None:
     text = GOOD.replace("bundled:fashion", "/models/mine.safetensors") + 'path = "~/images"'
-    config = workplace.check(text, "other", 7)
+    config = study_actions.check(text, "other", 7)
     assert config.model.checkpoint == "/models/mine.safetensors"
     assert config.data.path == str(Path("~/images").expanduser())
     assert (config.name, config.budget.trials) == ("other", 7)
 
 
 def test_a_name_that_is_taken_is_told_before_anything_is_measured(
-    workplace: Workplace, command: Callable[[str], Path]
+    study_actions: StudyActions, command: Callable[[str], Path]
 ) -> None:
     notes = command("exit 0")
     with pytest.raises(BadInput, match=r"'small' exists with another configuration \(sampler"):
-        workplace.submit(in_text("small"), None, None)
+        study_actions.submit(in_text("small"), None, None)
     assert list(notes.iterdir()) == []
 
 
@@ -224,7 +224,7 @@ def test_what_is_no_number_of_trials_is_refused(typed: object) -> None:
 def test_the_command_gets_the_text_and_no_secret_in_its_arguments(
     tmp_path: Path,
     store: StudyStore,
-    workplace: Workplace,
+    study_actions: StudyActions,
     command: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -232,9 +232,9 @@ def test_the_command_gets_the_text_and_no_secret_in_its_arguments(
     monkeypatch.setenv("EXITBITS_STORE", "another")
     monkeypatch.setenv("EXITBITS_DB_PASSWORD", "hidden")
     store.address = "postgresql://user:hidden@host/base"
-    given = workplace.submit(GOOD, "--store=x", 9)
+    given = study_actions.submit(GOOD, "--store=x", 9)
     assert (given.number, given.study, given.state) == (1, "--store=x", "measuring")
-    assert ended(workplace) == [
+    assert ended(study_actions) == [
         Submission(1, "--store=x", "done", "study --store=x: budget 9 trials")
     ]
     arguments = noted(notes, "arguments").splitlines()
@@ -249,11 +249,11 @@ def test_the_command_gets_the_text_and_no_secret_in_its_arguments(
 
 
 def test_name_and_trials_may_stay_as_the_text_says(
-    workplace: Workplace, command: Callable[[str], Path]
+    study_actions: StudyActions, command: Callable[[str], Path]
 ) -> None:
     notes = command("exit 0")
-    workplace.submit(GOOD, None, None)
-    ended(workplace)
+    study_actions.submit(GOOD, None, None)
+    ended(study_actions)
     assert len(noted(notes, "arguments").splitlines()) == 5
 
 
@@ -270,40 +270,40 @@ def test_name_and_trials_may_stay_as_the_text_says(
     ],
 )
 def test_what_a_child_says_is_told_in_one_line(
-    workplace: Workplace, command: Callable[[str], Path], script: str, words: str
+    study_actions: StudyActions, command: Callable[[str], Path], script: str, words: str
 ) -> None:
     command(script)
-    workplace.submit(GOOD, None, None)
-    (found,) = ended(workplace)
+    study_actions.submit(GOOD, None, None)
+    (found,) = ended(study_actions)
     assert (found.state, found.words) == ("failed", words)
 
 
 def test_few_run_at_once_and_none_twice(
-    workplace: Workplace, tmp_path: Path, command: Callable[[str], Path]
+    study_actions: StudyActions, tmp_path: Path, command: Callable[[str], Path]
 ) -> None:
     gate = tmp_path / "gate"
     command(f"while [ ! -e {gate} ]; do sleep 0.02; done; echo done")
     for number in range(MAX_AT_ONCE):
-        workplace.submit(in_text(f"study {number}"), None, None)
+        study_actions.submit(in_text(f"study {number}"), None, None)
     with pytest.raises(BadInput, match="'study 0' is being submitted already"):
-        workplace.submit(in_text("study 0"), None, None)
+        study_actions.submit(in_text("study 0"), None, None)
     with pytest.raises(BadInput, match=f"at most {MAX_AT_ONCE} at once"):
-        workplace.submit(in_text("another"), None, None)
-    assert [one.state for one in workplace.submissions()] == ["measuring"] * MAX_AT_ONCE
+        study_actions.submit(in_text("another"), None, None)
+    assert [one.state for one in study_actions.submissions()] == ["measuring"] * MAX_AT_ONCE
     gate.touch()
-    assert {one.state for one in ended(workplace)} == {"done"}
-    workplace.submit(in_text("another"), None, None)
-    assert [one.study for one in ended(workplace)] == ["another", "study 1", "study 0"]
+    assert {one.state for one in ended(study_actions)} == {"done"}
+    study_actions.submit(in_text("another"), None, None)
+    assert [one.study for one in ended(study_actions)] == ["another", "study 1", "study 0"]
 
 
 def test_the_last_submissions_are_kept(
-    workplace: Workplace, command: Callable[[str], Path]
+    study_actions: StudyActions, command: Callable[[str], Path]
 ) -> None:
     command("echo done")
     for number in range(KEPT_SUBMISSIONS + 2):
-        workplace.submit(in_text(f"study {number}"), None, None)
-        ended(workplace)
-    assert [one.number for one in workplace.submissions()] == list(
+        study_actions.submit(in_text(f"study {number}"), None, None)
+        ended(study_actions)
+    assert [one.number for one in study_actions.submissions()] == list(
         range(KEPT_SUBMISSIONS + 2, 2, -1)
     )
 
@@ -337,18 +337,18 @@ STUBBORN = "trap '' TERM; sleep 300 & echo $$ $! > {}; wait; wait"
 
 @pytest.mark.parametrize("script", ["sleep 300 & echo $$ $! > {}; wait", STUBBORN])
 def test_children_and_theirs_end_with_the_dashboard(
-    workplace: Workplace, tmp_path: Path, command: Callable[[str], Path], script: str
+    study_actions: StudyActions, tmp_path: Path, command: Callable[[str], Path], script: str
 ) -> None:
     command(script.format(tmp_path / "pids"))
-    workplace.submit(GOOD, None, None)
+    study_actions.submit(GOOD, None, None)
     pids = wait_for(tmp_path / "pids")
     assert len(alive(pids)) == 2
-    workplace.close()
+    study_actions.close()
     assert gone(pids)
-    (found,) = workplace.submissions()
+    (found,) = study_actions.submissions()
     assert (found.state, found.words) == ("failed", "the dashboard ended before it was measured")
     with pytest.raises(BadInput, match="is ending"):
-        workplace.submit(GOOD, None, None)
+        study_actions.submit(GOOD, None, None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -357,12 +357,12 @@ def test_ending_the_server_ends_its_children_and_no_others(
 ) -> None:
     script = f"""
 import signal, sys, time
-from dashboards.actions import Workplace
+from dashboards.actions import StudyActions
 from studies.store.writer import StudyStore
 signal.signal(signal.SIGTERM, signal.default_int_handler)
-workplace = Workplace(StudyStore({store.address!r}))
+study_actions = StudyActions(StudyStore({store.address!r}))
 sys.executable = {str(tmp_path / "python")!r}
-workplace.submit({GOOD!r}, None, None)
+study_actions.submit({GOOD!r}, None, None)
 time.sleep(300)
 """
     command(f"sleep 300 & echo $$ $! > {tmp_path}/pids; wait")
@@ -384,7 +384,7 @@ time.sleep(300)
 
 
 def test_the_real_command_measures_and_adds_the_study(
-    workplace: Workplace,
+    study_actions: StudyActions,
     store: StudyStore,
     shared_cache: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -395,8 +395,8 @@ def test_the_real_command_measures_and_adds_the_study(
     (elsewhere / "studies").mkdir(parents=True)
     (elsewhere / "studies" / "__init__.py").write_text("raise SystemExit('the wrong package')")
     monkeypatch.chdir(elsewhere)  # nothing of the working folder is imported
-    workplace.submit(preset_text("fashion"), "from the form", 9)
-    (found,) = ended(workplace, patience_s=240)
+    study_actions.submit(preset_text("fashion"), "from the form", 9)
+    (found,) = ended(study_actions, patience_s=240)
     assert (found.state, found.words) == ("done", "study from the form: budget 9 trials")
     record = store.get("from the form").record
     assert record.config == load_config("fashion", name="from the form", trials=9)
@@ -407,31 +407,33 @@ def test_the_real_command_measures_and_adds_the_study(
 # Changing what is there
 
 
-def test_what_was_changed_is_said_in_one_line(workplace: Workplace, store: StudyStore) -> None:
+def test_what_was_changed_is_said_in_one_line(
+    study_actions: StudyActions, store: StudyStore
+) -> None:
     for _ in range(2):
         take(store, "small", "tester")
-    assert workplace.stop("small") == (
+    assert study_actions.stop("small") == (
         "study 'small' ends at 2 trials; 2 trials in hand will be finished"
     )
     assert take(store, "small", "tester") is None
-    assert workplace.raise_budget("small", 5) == "study 'small' goes on to 5 trials"
+    assert study_actions.raise_budget("small", 5) == "study 'small' goes on to 5 trials"
     assert take(store, "small", "tester") is not None
-    assert workplace.set_archived("small", True).startswith("study 'small' is archived")
+    assert study_actions.set_archived("small", True).startswith("study 'small' is archived")
     assert store.names() == []
-    assert workplace.set_archived("small", False) == "study 'small' is back"
+    assert study_actions.set_archived("small", False) == "study 'small' is back"
     assert store.names() == ["small"]
 
 
-def test_what_cannot_be_changed_is_refused(workplace: Workplace, store: StudyStore) -> None:
+def test_what_cannot_be_changed_is_refused(study_actions: StudyActions, store: StudyStore) -> None:
     with pytest.raises(BadInput, match="has not begun"):
-        workplace.stop("small")
+        study_actions.stop("small")
     for trials in (3, 12):
         with pytest.raises(BadInput, match=f"budget of 12 trials: {trials} is no more"):
-            workplace.raise_budget("small", trials)
+            study_actions.raise_budget("small", trials)
     steps: list[Callable[[], str]] = [
-        lambda: workplace.stop("none"),
-        lambda: workplace.raise_budget("none", 5),
-        lambda: workplace.set_archived("none", True),
+        lambda: study_actions.stop("none"),
+        lambda: study_actions.raise_budget("none", 5),
+        lambda: study_actions.set_archived("none", True),
     ]
     for step in steps:
         with pytest.raises(BadInput, match="no study 'none' in this store: there are small"):
