@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import TYPE_CHECKING, Any
+
+from search.errors import ExitbitsError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_ROWS = 20
 
@@ -32,3 +38,18 @@ def compact(widths: Sequence[int]) -> str:
     if all(width < 10 for width in widths):
         return "".join(str(width) for width in widths)
     return " ".join(str(width) for width in widths)
+
+
+def to_pandas(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a data frame.
+
+    Raises:
+        ExitbitsError: where pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise ExitbitsError(
+            "pandas is not installed: 'pip install pandas', or use rows()"
+        ) from None
+    return pandas.DataFrame(rows)

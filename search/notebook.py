@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from search.cost import Ledger
-from search.display import compact, html_table
-from search.errors import ExitbitsError
+from search.display import compact, html_table, to_pandas
 from search.evaluate import Evaluator
 from search.loading import CALIBRATION_IMAGES, open_checkpoint
 from search.models.bundled import BUNDLED
@@ -185,18 +184,3 @@ class HarvestedFront(Sequence[Evaluation]):
         )
         rows = self.rows()
         return html_table(title, [*rows[0]], ([*row.values()] for row in rows))
-
-
-def to_pandas(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a data frame.
-
-    Raises:
-        ExitbitsError: where pandas is not installed.
-    """
-    try:
-        import pandas
-    except ImportError:
-        raise ExitbitsError(
-            "pandas is not installed: 'pip install pandas', or use rows()"
-        ) from None
-    return pandas.DataFrame(rows)

@@ -10,37 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from search.bits.allocation import AllocationProblem
+from search.bits.lookup import IMAGES, Side, TableCache, TableLookup
 from search.bits.tables import Sensitivity, SensitivityTables
 from search.cost import group_of
 from search.data.batches import normalized_batches
-from search.data.splits import Split
-from search.digest import digest_of
 from search.errors import BadInput
 from search.policy import FULL_PRECISION, QUANTIZED_BITS, Bits, Granularity
 from search.quantized import QuantizedModel
 
-IMAGES = 256
-VERSION = 1
-
-Side = Literal["weights", "activations"]
 Widths = Mapping[str, tuple[int, int]]
 OnRow = Callable[[int, int], None]
-
-
-class TableCache(Protocol):
-    """Where rows are kept by content."""
-
-    def load(self, key: str) -> Sensitivity | None:
-        """The row under ``key``, or None."""
-
-    def store(self, key: str, row: Sensitivity) -> None:
-        """Keep ``row`` under ``key``."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +45,9 @@ class SensitivityMeter:
     images: int = IMAGES
 
     @property
-    def split(self) -> Split:
-        """The images that are run."""
-        return self.quantized.calibration.head(self.images)
+    def rows(self) -> TableLookup:
+        """Where the rows are kept."""
+        return TableLookup(self.quantized, self.granularity, self.cache, self.images)
 
     def tables(self, on_row: OnRow = lambda done, of: None) -> SensitivityTables:
         """Measure every group, or read it where it is known.
@@ -71,32 +55,13 @@ class SensitivityMeter:
         Args:
             on_row: receives how many rows are there, and of how many.
         """
-        wanted = self._wanted()
+        wanted = self.rows.wanted()
         found: dict[Side, dict[str, Sensitivity]] = {"weights": {}, "activations": {}}
         for done, (side, name) in enumerate(wanted):
             on_row(done, len(wanted))
             found[side][name] = self._row(side, name)
         on_row(len(wanted), len(wanted))
         return SensitivityTables(found["weights"], found["activations"])
-
-    def known(self) -> SensitivityTables | None:
-        """The tables where every row of them is in the cache, without measuring any."""
-        if self.cache is None:
-            return None
-        found: dict[Side, dict[str, Sensitivity]] = {"weights": {}, "activations": {}}
-        for side, name in self._wanted():
-            row = self.cache.load(self._key(side, name))
-            if row is None:
-                return None
-            found[side][name] = row
-        return SensitivityTables(found["weights"], found["activations"])
-
-    def _wanted(self) -> list[tuple[Side, str]]:
-        weights, activations = self.quantized.ledger.groups(self.granularity)
-        return [
-            *(("weights", name) for name in weights),
-            *(("activations", name) for name in activations),
-        ]
 
     def joint(self, bits: Bits) -> Sensitivity:
         """Noise of the last block's output and drift with all of ``bits`` at once.
@@ -112,24 +77,9 @@ class SensitivityMeter:
         noise, drift = self._compare([table], ledger.exit_blocks[-1])
         return Sensitivity(ledger.exit_blocks[-1], (0,), noise, drift)
 
-    def _key(self, side: Side, group: str) -> str:
-        """Digest of everything that a row depends on."""
-        return digest_of(
-            {
-                **self.quantized.identity,  # with the engine that really runs
-                "what": "sensitivity",
-                "version": VERSION,
-                "side": side,
-                "group": group,
-                "granularity": self.granularity,
-                "bits": list(QUANTIZED_BITS),
-                "images": self.split.digest,
-            }
-        )
-
     def _row(self, side: Side, group: str) -> Sensitivity:
-        key = self._key(side, group)
-        if self.cache is not None and (known := self.cache.load(key)) is not None:
+        rows = self.rows
+        if (known := rows.load(side, group)) is not None:
             return known
         ops = [
             op
@@ -139,8 +89,7 @@ class SensitivityMeter:
         tables = [self._alone(side, group, bits) for bits in QUANTIZED_BITS]
         noise, drift = self._compare(tables, ops[0].block)
         row = Sensitivity(ops[0].block, QUANTIZED_BITS, noise, drift)
-        if self.cache is not None:
-            self.cache.store(key, row)
+        rows.store(side, group, row)
         return row
 
     def _alone(self, side: Side, group: str, bits: int) -> dict[str, tuple[int, int]]:
@@ -178,7 +127,7 @@ class SensitivityMeter:
             raise BadInput(
                 f"block {block} gives nothing but zeros: its noise has no scale; check the model"
             )
-        return error / power, drift / len(self.split)
+        return error / power, drift / len(self.rows.split)
 
     def _drift(self, images: Tensor, expected: list[Tensor]) -> tuple[list[Tensor], np.ndarray]:
         """States of every block, and divergence ``[E]`` from expected raw outputs, summed."""
@@ -192,7 +141,7 @@ class SensitivityMeter:
 
     def _batches(self) -> Iterator[Tensor]:
         quantized = self.quantized
-        return normalized_batches(self.split, quantized.card.input, device=quantized.device)
+        return normalized_batches(self.rows.split, quantized.card.input, device=quantized.device)
 
 
 def _keep(kept: list[Tensor], _: int, outputs: Tensor) -> None:

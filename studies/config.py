@@ -22,6 +22,7 @@ from pydantic import (
 from search.data import DATASETS
 from search.engines import ENGINES
 from search.errors import BadInput, unknown_choice
+from search.opening import is_path
 from search.policy import ALLOWED_BITS, QUANTIZED_BITS
 from search.quantize import QUANTIZERS
 from search.registry import Registry
@@ -248,7 +249,7 @@ def _resolve_paths(fields: dict[str, Any], folder: Path) -> None:
         part = fields.get(section)
         if not isinstance(part, dict) or not isinstance(part.get(key), str):
             continue
-        if not part[key].startswith("bundled:"):
+        if key == "path" or is_path(part[key]):
             part[key] = str((folder / Path(part[key]).expanduser()).absolute())
 
 

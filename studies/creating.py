@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from search.disk_cache import DiskTraceCache
 from search.errors import BadInput
-from search.models.bundled import checkpoint_digest
+from search.opening import model_digest
 from studies.config import StudyConfig
 from studies.records import Study, StudyRecord
 from studies.store.database import EmptyStore
@@ -52,7 +52,7 @@ def open_study(
     check_model(
         f"study {config.name!r}",
         study.record.model_digest,
-        checkpoint_digest(config.model.checkpoint),
+        model_digest(config.model.checkpoint),
         "give this study another --name",
     )
     return store, store.raise_budget(study.id, config.budget.trials)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from readme import README_STUDY, readme_lines
 from running import ROOT, command_env
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -141,3 +142,8 @@ def test_a_launch_from_the_wheel_in_an_empty_folder_ends_with_a_front(
     assert front["study"] == "fashion"
     assert len(front["front"]) > 5
     assert max(row["accuracy"] for row in front["front"]) > 0.9
+
+    # And the README's lines for a notebook, as a script.
+    (folder / "mine.toml").write_text(README_STUDY)
+    (folder / "lines.py").write_text(readme_lines())
+    assert "mean exit" in run("taskset", "--cpu-list", core, python, "-I", "lines.py")

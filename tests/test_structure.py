@@ -20,10 +20,11 @@ PACKAGES = ("search", "studies", "dashboards")
 # From the bottom up: a module imports from its own room and from rooms above it in this list.
 ROOMS = {
     "search": (
-        ("errors", "digest", "archive", "caching", "display"),
+        ("errors", "digest", "archive", "caching"),
+        ("display",),
         ("registry",),
         ("policy",),
-        ("cost", "front"),
+        ("cost", "front", "data.splits"),
         ("space",),
         ("tasks.__init__", "tasks.base", "tasks.classification"),
         ("trace",),
@@ -49,12 +50,14 @@ ROOMS = {
         ("config", "interrupts"),
         ("records",),
         ("store",),
-        ("live_front", "fronts", "policy_file"),
+        ("live_front", "fronts", "policy_file", "unchanged", "words"),
         ("samplers",),
         ("work",),
+        ("creating", "evaluating", "picking"),
         ("methods",),
         ("launchers",),
         ("running",),
+        ("notebook",),
         ("commands",),
         ("cli",),
     ),
@@ -95,7 +98,6 @@ NEED_TORCH = (
     "search.tasks.torch_half",
     "search.training",
     "studies.methods",
-    "studies.work.opening",
 )
 PLAIN_AFTER_ALL = ("search.models.backbones", "search.training", "studies.methods")  # the packages
 

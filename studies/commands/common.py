@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from pathlib import Path
 
@@ -12,9 +11,7 @@ from rich.console import Console
 from search.errors import BadInput
 from studies.commands.front_table import front_table
 from studies.fronts import FrontSummary
-from studies.store.database import STORE
-
-DEFAULT_STORE = "sqlite:///exitbits.db"
+from studies.store.database import DEFAULT_STORE, STORE, default_address
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +32,7 @@ def read_store(args: argparse.Namespace) -> str:
         BadInput: when a password stands in ``--store``.
     """
     if args.store is None:
-        return os.environ.get(STORE, DEFAULT_STORE)
+        return default_address()
     address: str = args.store
     refuse_password(address)
     return address

@@ -55,10 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.study:
         store.get(args.study)
     threads = args.threads or usable_cores()
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    import torch
-
-    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by torch when a model loads it
     refuse_unknown_device(args.device)
     registration = Registration(store.claims, args.name or default_worker_name())
     worker = Worker(

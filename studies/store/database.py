@@ -29,6 +29,7 @@ PATIENCE_S = 10.0
 VERSION_TABLE = "exitbits_version"
 MIGRATIONS = Path(__file__).with_name("migrations")
 STORE = "EXITBITS_STORE"
+DEFAULT_STORE = "sqlite:///exitbits.db"
 PASSWORD, PASSWORD_FILE = "EXITBITS_DB_PASSWORD", "EXITBITS_DB_PASSWORD_FILE"
 
 Result = TypeVar("Result")
@@ -36,6 +37,11 @@ Result = TypeVar("Result")
 
 class StoreUnavailable(ExitbitsError):
     """The database cannot be reached now; what was asked may succeed later."""
+
+
+def default_address() -> str:
+    """``$EXITBITS_STORE``, else an SQLite file in the working folder."""
+    return os.environ.get(STORE, DEFAULT_STORE)
 
 
 def parse_url(address: str) -> URL:

@@ -1,19 +1,21 @@
-"""What a study evaluates: from its configuration to a model, data and an evaluator. Needs torch."""
+"""What a study evaluates: from its configuration to a model, data and an evaluator.
+
+Plain: a checkpoint loads torch when it is opened.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from search.data import open_dataset
-from search.errors import BadInput
 from search.evaluate import Evaluator, TraceCache
-from search.models.bundled import checkpoint_path
-from search.models.checkpoint import load_checkpoint
-from search.quantized import CalibrationCache, QuantizedModel
+from search.opening import open_model
 from studies.config import StudyConfig
 from studies.policy_file import PolicyFile
 from studies.records import StudyRecord
 from studies.unchanged import check_images, check_model
+
+if TYPE_CHECKING:
+    from search.quantized import CalibrationCache
 
 ANOTHER_NAME = "launch under another --name"
 
@@ -26,7 +28,7 @@ def open_evaluator(
     calibrations: CalibrationCache | None = None,
     device: str = "cpu",
     engine: str | None = None,
-) -> Evaluator[QuantizedModel]:
+) -> Evaluator[Any]:
     """Load the model and the data of a study.
 
     Args:
@@ -40,24 +42,17 @@ def open_evaluator(
     Raises:
         BadInput: when either cannot be used, or they do not belong together.
     """
-    model, card = load_checkpoint(checkpoint_path(config.model.checkpoint))
-    path = Path(config.data.path).expanduser() if config.data.path else None
-    dataset = open_dataset(config.data.dataset, path, card.input)
-    if dataset.classes != card.classes:
-        raise BadInput(
-            f"the model knows {len(card.classes)} classes ({card.classes[0]}, ...), the data "
-            f"{len(dataset.classes)} ({dataset.classes[0]}, ...): they must be the same"
-        )
-    quantized = QuantizedModel(
-        model=model,
-        card=card,
-        calibration=dataset.split("calibration").head(config.data.calibration_images),
+    opened = open_model(
+        config.model.checkpoint,
+        config.data.dataset,
+        config.data.path,
+        calibration_images=config.data.calibration_images,
         quantizer=config.quantizer.name,
-        engine_name=engine or config.engine.name,
+        engine=engine or config.engine.name,
         device=device,
         calibrations=calibrations,
     )
-    return Evaluator(quantized, dataset.split(split), cache)
+    return Evaluator(opened.quantized, opened.split(split), cache)
 
 
 def open_study_evaluator(
@@ -65,7 +60,7 @@ def open_study_evaluator(
     cache: TraceCache | None = None,
     calibrations: CalibrationCache | None = None,
     device: str = "cpu",
-) -> Evaluator[QuantizedModel]:
+) -> Evaluator[Any]:
     """Load what a study in the store evaluates.
 
     Raises:
@@ -84,7 +79,7 @@ def open_policy_evaluator(
     split: str = "search",
     checkpoint: str | None = None,
     engine: str | None = None,
-) -> Evaluator:
+) -> Evaluator[Any]:
     """Load what a policy was measured with.
 
     Args:

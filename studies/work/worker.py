@@ -13,20 +13,18 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from search.bits.lookup import TableLookup
 from search.disk_cache import DiskCaches
 from search.errors import BadInput, ExitbitsError
+from search.measuring import Measurer
 from studies.records import HARVEST, Claim, NoSuchStudy, StudyGone
 from studies.store.claims import LeaseLost
 from studies.store.database import StoreUnavailable
 from studies.store.workers import Registration
 from studies.store.writer import StudyStore
+from studies.work.opening import open_study_evaluator
 from studies.work.proposing import Proposer
-
-if TYPE_CHECKING:
-    from search.measuring import Measurer
-    from search.sensitivity import SensitivityMeter
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +62,7 @@ class Worker:
     stopping: bool = False
     # By the study's id: a name may be another study's by the next trial.
     _proposers: dict[int, Proposer] = field(default_factory=dict)
-    _models: OrderedDict[int, tuple[Measurer, SensitivityMeter]] = field(
-        default_factory=OrderedDict
-    )
+    _models: OrderedDict[int, tuple[Measurer, TableLookup]] = field(default_factory=OrderedDict)
     _refused: set[int] = field(default_factory=set)
     _waits: bool = False
 
@@ -203,11 +199,7 @@ class Worker:
         proposer = self._proposers.get(study_id)
         return str(study_id) if proposer is None else proposer.study.record.config.name
 
-    def _load(self, proposer: Proposer) -> tuple[Measurer, SensitivityMeter]:
-        from search.measuring import Measurer
-        from search.sensitivity import SensitivityMeter
-        from studies.work.opening import open_study_evaluator
-
+    def _load(self, proposer: Proposer) -> tuple[Measurer, TableLookup]:
         record = proposer.study.record
         evaluator = open_study_evaluator(
             record, self.caches.traces, self.caches.calibrations, self.device
@@ -215,12 +207,14 @@ class Worker:
         trial, granularity = record.config.trial, record.config.space.granularity
         return (
             Measurer(evaluator, record.space, proposer.front, trial.harvest, trial.racing),
-            SensitivityMeter(evaluator.quantized, granularity, self.caches.tables),
+            TableLookup(evaluator.quantized, granularity, self.caches.tables),
         )
 
 
 def refuse_unknown_device(device: str) -> None:
     """Raise ``ExitbitsError`` unless torch can compute on ``device``."""
+    if device == "cpu":
+        return  # wherever torch runs, and it need not be loaded to know
     import torch
 
     try:
