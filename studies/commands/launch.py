@@ -91,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _serve(store: StudyStore, study: Study, launcher: Launcher, console: Console) -> bool:
     """Run the workers with live progress; returns whether Ctrl-C came first."""
+    if store.progress(study.id).done:  # nothing to show
+        return run_workers(store, study, launcher)
     display = ProgressDisplay(console)
     with display.showing():
         interrupted = run_workers(
