@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from search.tasks import Routed, Score, shortfall_by_score
+from search.tasks.classification import Classification
 
 
 class GivenLosses:
@@ -33,6 +34,23 @@ class GivenHits(GivenLosses):
     """The same where every loss is 0 or 1."""
 
     zero_one = True
+
+
+class WorstClass(Classification):
+    """Classification by the share of right answers in the class that has the fewest."""
+
+    name, metric, zero_one = "worst class", "worst recall", False
+
+    def score(self, statistic: np.ndarray) -> Score:
+        predicted, true = statistic.T
+        counts = np.bincount(true)
+        recalls = np.bincount(true, predicted == true)[counts > 0] / counts[counts > 0]
+        worst = int(recalls.argmin())
+        value = float(recalls[worst])
+        return Score(value, float(np.sqrt(value * (1 - value) / counts[counts > 0][worst])))
+
+    def shortfall(self, routed: Routed) -> np.ndarray:
+        return shortfall_by_score(self, routed)
 
 
 class Labels:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bundled_model import open_bundled
+from made_tasks import WorstClass
 from small_study import take
 
 from search.disk_cache import DiskTraceCache
@@ -128,6 +130,46 @@ def test_a_hopeless_pass_is_given_up_and_can_be_repeated(
     # It was right to: the whole pass would not have added anything.
     whole = measurer(store, evaluator, racing=0).measure(poor)
     assert (whole.harvested, whole.evaluation.samples) == ((), 900)
+
+
+class Fixed:
+    """A front that stays as it is."""
+
+    def __init__(self, *points: tuple[float, float]) -> None:
+        self.points = np.array(points).reshape(-1, 2)
+
+    def learn(self) -> None:
+        pass
+
+    def beyond(self, points: np.ndarray) -> np.ndarray:
+        beaten = (self.points[None, :, 0] >= points[:, None, 0]) & (
+            self.points[None, :, 1] <= points[:, None, 1]
+        )
+        return ~beaten.any(axis=1)
+
+
+def test_a_metric_that_is_no_mean_is_harvested_for_itself_and_never_raced(
+    store: StudyStore, evaluator: Evaluator
+) -> None:
+    quantized = replace(evaluator.quantized)
+    quantized.task = WorstClass()
+    worst = replace(evaluator, quantized=quantized)
+    space = store.get("real").record.space
+    policy, poor = space.uniform(4, 0.8), space.uniform(2, 0.8)
+
+    found = Measurer(worst, space, Fixed(), 12, 0.99).measure(policy)
+    assert found.evaluation.metric == "worst recall"
+    values = [one.value for one in found.harvested]
+    assert len(values) > 3
+    assert values == sorted(set(values))  # the dearer ones are better by this metric
+    assert all(one == worst.evaluate(one.policy) for one in found.harvested)
+
+    # Nothing beats this front, and a pass that may be raced is given up on it.
+    best = Fixed((1.0, 1e-9))
+    raced = Measurer(evaluator, space, best, 12, 0.99).measure(poor)
+    assert raced.evaluation.samples < 900
+    whole = Measurer(worst, space, best, 12, 0.99).measure(poor)
+    assert (whole.harvested, whole.attributes, whole.evaluation.samples) == ((), {}, 900)
 
 
 def test_neither_is_done_where_both_are_off(store: StudyStore, evaluator: Evaluator) -> None:
