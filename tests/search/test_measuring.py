@@ -164,6 +164,11 @@ def test_a_metric_that_is_no_mean_is_harvested_for_itself_and_never_raced(
     assert values == sorted(set(values))  # the dearer ones are better by this metric
     assert all(one == worst.evaluate(one.policy) for one in found.harvested)
 
+    # Beyond the best by this metric, and short of the accuracy.
+    above = max(values) + 0.01
+    assert evaluator.evaluate(policy).value > above
+    assert Measurer(worst, space, Fixed((above, 1e-9)), 12, 0.99).measure(policy).harvested == ()
+
     # Nothing beats this front, and a pass that may be raced is given up on it.
     best = Fixed((1.0, 1e-9))
     raced = Measurer(evaluator, space, best, 12, 0.99).measure(poor)
