@@ -4,11 +4,13 @@ Services, samplers and launchers only see traces, costs and digests, so a real m
 nothing but waiting. This one is a stand-in of the same interface (``search.evaluate.TracedModel``):
 six blocks with an exit each, deeper exits right more often, and every layer group pushing the
 margins from its block on by an amount that halves with every bit. The same bits give the same
-trace in every process. A study names it as the checkpoint ``recorded:NAME``; NAME seeds it.
+trace in every process. A study names it as the checkpoint ``recorded:NAME``; NAME seeds it, and
+``recorded:NAME@SECONDS`` takes so long for a batch, for tests of what happens meanwhile.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +21,7 @@ import numpy as np
 from search.cost import Ledger, Op
 from search.data.splits import SPLITS, Split
 from search.digest import digest_of
-from search.errors import unknown_choice
+from search.errors import BadInput, unknown_choice
 from search.models.card import Architecture, Exits, InputSpec, ModelCard
 from search.opening import OpenedModel
 from search.policy import Bits
@@ -82,6 +84,10 @@ class RecordedModel:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        try:
+            self.pause_s = float(name.partition("@")[2] or 0)
+        except ValueError:
+            raise BadInput(f"recorded model {name!r}: give NAME or NAME@SECONDS") from None
         self.ledger = recorded_ledger()
         self.task: Task = resolve_task("classification")
         self.calibration = RecordedDataset(name).split("calibration")
@@ -123,7 +129,9 @@ class RecordedModel:
                 left, right = widths[op.name]
                 amounts[0, op.block - 1] += 2.0**-left
                 amounts[1, op.block - 1] += 2.0**-right if op.kind != "matmul" else 0.0
-        return self._batches(split, amounts, "recorded")
+        for batch in self._batches(split, amounts, "recorded"):
+            time.sleep(self.pause_s)
+            yield batch
 
     def run_full_precision(self, split: Split) -> Iterator[ExitTrace]:
         """The trace of every batch of a split without quantization."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from search.testing import SAMPLES, RecordedDataset, RecordedModel
 
 PROGRAM = """
 import sys
+import time
 from search.evaluate import Evaluator
 from search.opening import open_model
 from search.space import PolicySpace
@@ -94,3 +96,14 @@ def test_names_with_a_scheme_are_no_paths(refused) -> None:
     assert open_model("recorded:a").quantized.name == "a"
     with refused("'nothing'", "fashion"):
         open_model("bundled:nothing")
+
+
+def test_it_may_take_its_time(refused) -> None:
+    slow = RecordedModel("a@0.05")
+    split = RecordedDataset("a@0.05").split("search")
+    bits = PolicySpace.from_ledger(slow.ledger, "block").uniform(4, 0.5).bits
+    started = time.monotonic()
+    assert sum(len(part) for part in slow.run(bits, split)) == 600
+    assert time.monotonic() - started >= 6 * 0.05
+    with refused("'a@soon'", "SECONDS"):
+        RecordedModel("a@soon")

@@ -1,4 +1,5 @@
-"""The whole road in real processes on the bundled model: launch, kill, stop, resume, repeat."""
+"""The whole road in real processes: launch on the bundled model, and on a recorded one what
+happens when somebody kills, stops, resumes or repeats."""
 
 from __future__ import annotations
 
@@ -35,6 +36,26 @@ thresholds = [0.8, 1.0]
 trials = {trials}
 """
 
+RECORDED = """
+name = "short"
+[model]
+checkpoint = "recorded:short@0.1"
+[data]
+dataset = "fashion"
+[engine]
+name = "reference"
+[sampler]
+name = "random"
+[trial]
+harvest = 0
+racing = 0
+[anchors]
+bits = [4, 8]
+thresholds = [0.8, 1.0]
+[budget]
+trials = {trials}
+"""
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -45,6 +66,18 @@ def study(tmp_path: Path) -> Callable[..., Path]:
     def write(sampler: str = "tpe", trials: int = 6) -> Path:
         path = tmp_path / "short.toml"
         path.write_text(STUDY.format(sampler=sampler, trials=trials))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Callable[[int], Path]:
+    """Write a study of a recorded model, whose trials take about half a second."""
+
+    def write(trials: int) -> Path:
+        path = tmp_path / "short.toml"
+        path.write_text(RECORDED.format(trials=trials))
         return path
 
     return write
@@ -109,6 +142,7 @@ def test_from_launch_to_a_reproduced_policy(
     assert first.returncode == 0, first.stderr
     assert "Pareto front of short" in first.stdout
     assert "6/6 trials" in first.stderr
+    assert any((shared_cache / "calibrations").rglob("*.npz"))  # the next worker begins sooner
     assert f"html: {tmp_path}/short.html" in first.stdout
     assert (tmp_path / "short.html").stat().st_size > 1_000_000
 
@@ -171,9 +205,11 @@ def progress_of(address: str) -> Progress:
 
 
 def test_a_worker_killed_in_mid_trial_costs_only_its_trial(
-    tmp_path: Path, study: Callable[..., Path], background: Callable[..., subprocess.Popen[str]]
+    tmp_path: Path,
+    recorded: Callable[[int], Path],
+    background: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    launch = background("launch", study(trials=5), "--workers", "2", "--cache", tmp_path / "cache")
+    launch = background("launch", recorded(5), "--workers", "2", "--cache", tmp_path / "cache")
     store_file = tmp_path / "exitbits.db"
     wait_for(lambda: trial_holder(store_file), "a trial in hand")
     victim = trial_holder(store_file)
@@ -188,10 +224,10 @@ def test_a_worker_killed_in_mid_trial_costs_only_its_trial(
 def test_everything_killed_and_launched_again_ends_with_the_trials_asked_for(
     tmp_path: Path,
     exitbits: Run,
-    study: Callable[..., Path],
+    recorded: Callable[[int], Path],
     background: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    arguments = ("launch", study(trials=5), "--workers", "2", "--cache", tmp_path / "cache")
+    arguments = ("launch", recorded(5), "--workers", "2", "--cache", tmp_path / "cache")
     launch = background(*arguments)
     store_file = tmp_path / "exitbits.db"
     wait_for(lambda: trial_holder(store_file), "a trial in hand")
@@ -209,9 +245,11 @@ def test_everything_killed_and_launched_again_ends_with_the_trials_asked_for(
 
 
 def test_workers_end_by_themselves_when_the_launcher_is_gone(
-    tmp_path: Path, study: Callable[..., Path], background: Callable[..., subprocess.Popen[str]]
+    tmp_path: Path,
+    recorded: Callable[[int], Path],
+    background: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    launch = background("launch", study(trials=50), "--workers", "1", "--cache", tmp_path / "cache")
+    launch = background("launch", recorded(50), "--workers", "1", "--cache", tmp_path / "cache")
     wait_for(lambda: trial_holder(tmp_path / "exitbits.db"), "a trial in hand")
     workers = workers_of(launch)
     launch.kill()
@@ -222,10 +260,10 @@ def test_workers_end_by_themselves_when_the_launcher_is_gone(
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
     tmp_path: Path,
     exitbits: Run,
-    study: Callable[..., Path],
+    recorded: Callable[[int], Path],
     background: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    arguments = ("launch", study(trials=5), "--workers", "2", "--cache", tmp_path / "cache")
+    arguments = ("launch", recorded(5), "--workers", "2", "--cache", tmp_path / "cache")
     launch = background(*arguments)
     wait_for(lambda: trial_holder(tmp_path / "exitbits.db"), "a trial in hand")
     launch.send_signal(signal.SIGINT)
@@ -236,6 +274,5 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
     stopped = progress_of(f"sqlite:///{tmp_path}/exitbits.db")
     assert (stopped.running, stopped.lost) == (0, 0)  # the trials in hand were finished
     assert 1 <= stopped.finished < 5
-    assert any((tmp_path / "cache/calibrations").rglob("*.npz"))  # the next worker begins sooner
     assert exitbits(*arguments).returncode == 0
     assert progress_of(f"sqlite:///{tmp_path}/exitbits.db").finished == 5

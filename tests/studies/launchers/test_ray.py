@@ -28,10 +28,16 @@ from studies.store.writer import StudyStore
 STUDY = """
 name = "short"
 [model]
-checkpoint = "bundled:fashion"
+checkpoint = "recorded:cluster@0.1"
 [data]
 dataset = "fashion"
-calibration_images = 64
+[engine]
+name = "reference"
+[sampler]
+name = "random"
+[trial]
+harvest = 0
+racing = 0
 [anchors]
 bits = [4, 8]
 thresholds = [0.8, 1.0]
