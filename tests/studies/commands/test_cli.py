@@ -53,7 +53,7 @@ def test_front_json_follows_the_contract(
     values = [row["accuracy"] for row in printed["front"]]
     assert costs == sorted(costs)
     assert values == sorted(set(values))
-    rows = finished.evaluations("small")
+    rows = finished.evaluations(finished.get("small").id)
     by_trial = {
         row.trial: (row, full) for row, full in zip(rows, finished.details(rows), strict=True)
     }
@@ -99,7 +99,7 @@ def test_status_counts_trials(finished: StudyStore, capsys: pytest.CaptureFixtur
 def test_pick_takes_the_best_under_a_budget(
     finished: StudyStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = finished.evaluations("small")
+    rows = finished.evaluations(finished.get("small").id)
     budget = sorted(found.gbops for found in rows)[6]
     assert main(["pick", "small", "--max-gbops", str(budget), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

@@ -487,9 +487,8 @@ def test_a_policy_measured_with_two_models_is_told_apart(
 ) -> None:
     (own,) = from_source(store, "MAQEE")
     (evaluation,) = store.details([own])
-    contribute(
-        store, "short", [Contribution("twin", evaluation, "f" * 64, folder / "t.safetensors")]
-    )
+    twin = Contribution("twin", evaluation, "f" * 64, folder / "t.safetensors")
+    contribute(store, store.get("short").id, [twin])
     done = run("pick", "short", "--digest", own.digest, "-o", "twin.json")
     assert done.returncode == 3, done.stderr
     assert "measured with 2 models" in done.stderr
