@@ -540,7 +540,7 @@ def test_both_kinds_go_into_an_optuna_database_and_back(
     assert copied == 4 + 6 + 1
     back = StudyStore(f"sqlite:///{tmp_path}/back.db", create=True)
     assert import_study(back, "small", theirs) == copied
-    assert back.get("small") == make_record(budget={"trials": BUDGET + 7})
+    assert back.get("small").record == make_record(budget={"trials": BUDGET + 7})
 
     def by_content(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         return sorted(rows, key=repr)
