@@ -33,6 +33,15 @@ class StudyGone(BadInput):
         )
 
 
+class EvaluationGone(BadInput):
+    """An evaluation was deleted with its study since its row was read."""
+
+    def __init__(self, evaluation_id: int) -> None:
+        super().__init__(
+            f"evaluation {evaluation_id} is no longer in the store: it was deleted with its study"
+        )
+
+
 @dataclass(frozen=True)
 class StudyRecord:
     """What a study is.

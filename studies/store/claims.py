@@ -142,6 +142,7 @@ class Claims:
 
         Raises:
             LeaseLost: when the trial is another's by now.
+            StudyGone: when the study was deleted meanwhile.
         """
 
         def step(connection: Connection) -> int:
@@ -151,8 +152,13 @@ class Claims:
                 .values(params=params, system_attrs=system_attrs, source=source)
             ).rowcount
 
-        if not self.database.write(step, one_statement=True):
-            raise _lost(lease)
+        if self.database.write(step, one_statement=True):
+            return
+        own = select(studies.c.id).where(studies.c.id == lease.study_id)
+        with self.database.read() as connection:
+            if connection.execute(own).first() is None:
+                raise StudyGone(lease.study_id)
+        raise _lost(lease)
 
     def renew(self, lease: Lease) -> bool:
         """Hold the trial for another lease; False when it is another's by now."""

@@ -17,6 +17,7 @@ from search.policy import Policy
 from search.results import Evaluation
 from search.space import PolicySpace
 from studies.records import (
+    EvaluationGone,
     EvaluationRow,
     NoSuchStudy,
     Progress,
@@ -222,13 +223,16 @@ class StudyReader:
         """The whole evaluations behind ``rows``, in one statement.
 
         Raises:
-            KeyError: when one was deleted with its study.
+            EvaluationGone: when one was deleted with its study.
         """
         statement = select(evaluations.c.id, evaluations.c.detail).where(
             evaluations.c.id.in_([row.id for row in rows])
         )
         with self.database.read() as connection:
             details = {row.id: row.detail for row in connection.execute(statement)}
+        for row in rows:
+            if row.id not in details:
+                raise EvaluationGone(row.id)
         return [
             Evaluation.from_dict({**json.loads(details[row.id]), "policy": row.policy.as_dict()})
             for row in rows

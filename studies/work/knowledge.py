@@ -12,7 +12,7 @@ from search.bits.tables import SensitivityTables
 from search.policy import Bits, Policy
 from search.results import GIGA, Evaluation
 from studies.live_front import LiveFront
-from studies.records import Study, StudyGone
+from studies.records import EvaluationGone, Study, StudyGone
 from studies.store.database import StoreUnavailable
 from studies.store.reader import StudyReader
 
@@ -69,7 +69,7 @@ class StudyKnowledge:
             try:
                 for row, detail in zip(missing, self._reader.details(missing), strict=True):
                     self._details[row.id] = detail
-            except KeyError:
+            except EvaluationGone:
                 raise StudyGone(self._study_id) from None
             except StoreUnavailable:
                 pass

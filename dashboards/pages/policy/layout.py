@@ -150,10 +150,7 @@ def register(app: Dash, snapshots: Snapshots) -> None:
 
 
 def _details(snapshots: Snapshots, row: EvaluationRow) -> Evaluation:
-    try:
-        (found,) = snapshots.reader.details([row])
-    except KeyError:  # deleted since its narrow row was read
-        raise BadInput(f"evaluation {row.id} is no longer in the store: reload the page") from None
+    (found,) = snapshots.reader.details([row])
     return found
 
 

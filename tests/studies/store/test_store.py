@@ -18,7 +18,8 @@ from sqlalchemy import event
 
 from search.errors import BadInput
 from search.space import PolicySpace
-from studies.records import StudyRecord
+from studies.records import EvaluationGone, StudyGone, StudyRecord
+from studies.store.contributions import contribute
 from studies.store.database import VERSION_TABLE, Database, EmptyStore
 from studies.store.schema import SCHEMA, metadata, studies, trials
 from studies.store.writer import StudyStore
@@ -248,6 +249,47 @@ def test_a_deleted_study_leaves_nothing(store: StudyStore, make_record: Make) ->
                 assert len(set(left)) <= 1
     with pytest.raises(BadInput, match="no study 'small'"):
         store.get("small")
+
+
+def test_a_deleted_study_is_gone_for_whoever_holds_it(store: StudyStore, make_record: Make) -> None:
+    """Protection: its id is never another's, so no name made again is taken for it."""
+    proposer = Proposer(store, store.get("small"), "tester")
+    work(store, most=5)
+    claim = proposer.claim("tester")
+    assert claim
+    study_id, space = proposer.study.id, proposer.study.record.space
+    rows = store.evaluations(study_id)
+    proposal = store.claims.claim(study_id, "other")
+    assert proposal
+    store.delete(study_id)
+    again = store.create(make_record())
+    assert again
+    assert again.id != study_id
+    steps: list[Callable[[], object]] = [
+        lambda: store.study(study_id),
+        lambda: store.progress(study_id),
+        lambda: store.failures(study_id),
+        lambda: store.evaluations(study_id),
+        lambda: store.raise_budget(study_id, 20),
+        lambda: store.stop(study_id),
+        lambda: store.rename(study_id, "other"),
+        lambda: store.set_archived(study_id, True),
+        lambda: store.delete(study_id),
+        lambda: contribute(store, study_id, []),
+        lambda: proposer.claim("tester"),
+        lambda: Proposer(store, proposer.study, "tester"),
+        lambda: store.record(claim, measure(claim.policy)),
+        lambda: store.fail(claim, "a test"),
+        lambda: store.claims.send_proposal(proposal[0], {}, {}, "random"),
+    ]
+    for step in steps:
+        with pytest.raises(StudyGone, match=f"number {study_id} of this store.*has been deleted"):
+            step()
+    with pytest.raises(EvaluationGone, match=f"evaluation {rows[0].id} is no longer"):
+        store.details(rows)
+    assert store.pending(study_id, space) == []
+    assert store.get("small") == again
+    assert store.evaluations(again.id) == []
 
 
 def test_another_programs_study_is_left_alone(store: StudyStore, make_record: Make) -> None:
