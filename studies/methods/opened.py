@@ -15,7 +15,7 @@ from search.quantized import QuantizedModel
 from search.sensitivity import Additivity, SensitivityMeter, check_additivity
 from search.training.recipes import open_training_data
 from search.training.recovery import RecoverRecipe
-from studies.methods.recovery import OnProgress, Recovery
+from studies.methods.recovery import OnProgress, Recovery, networks_only
 from studies.records import Study, StudyRecord
 from studies.store.writer import StudyStore
 from studies.work.opening import open_study_evaluator
@@ -92,7 +92,7 @@ def open_for_methods(
         BadInput: when the model or the images are not those of the study.
     """
     caches, record = DiskCaches(cache), study.record
-    evaluator = open_study_evaluator(record, caches.traces, caches.calibrations)
+    evaluator = networks_only(open_study_evaluator(record, caches.traces, caches.calibrations))
     recovery = None
     if training is not None:  # before anything costly: a wrong folder is told at once
         data = open_training_data(record.config.data.dataset, training.images, evaluator.card.input)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from search.errors import BadInput
 from search.evaluate import Evaluator
@@ -168,7 +169,8 @@ def recover_policy(
             ``weights`` holds something else.
     """
     policy, recorded = given.read_policy(), given.read_evaluation()
-    evaluator = open_policy_evaluator(given)
+    evaluator = networks_only(open_policy_evaluator(given))
+    evaluator.ledger.check(policy)
     data = open_training_data(given.study.data.dataset, images, evaluator.card.input)
     on_step = steps_of(f"recovering policy {policy.digest[:12]}", on_progress)
     made = Recovery(evaluator, data, recipe).make(
@@ -195,6 +197,20 @@ def recover_policy(
         }
     )
     return RecoveredPolicy(recorded, after, weights, made.digest, file)
+
+
+def networks_only(evaluator: Evaluator[Any]) -> Evaluator[QuantizedModel]:
+    """The evaluator, of a model that can be measured layer by layer and trained.
+
+    Raises:
+        BadInput: when it is of another kind, such as a recorded one.
+    """
+    if not isinstance(evaluator.quantized, QuantizedModel):
+        raise BadInput(
+            f"model {evaluator.card.name!r} is no network: baselines, MAQEE and recovery need a "
+            "checkpoint"
+        )
+    return evaluator
 
 
 def steps_of(what: str, on_progress: OnProgress) -> OnStep:

@@ -276,3 +276,12 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
     assert 1 <= stopped.finished < 5
     assert exitbits(*arguments).returncode == 0
     assert progress_of(f"sqlite:///{tmp_path}/exitbits.db").finished == 5
+
+
+def test_what_needs_a_network_says_so(exitbits: Run, recorded: Callable[[int], Path]) -> None:
+    assert exitbits("submit", recorded(4)).returncode == 0
+    for arguments in (("baselines", "short"), ("maqee", "short", "--budgets", "0.01")):
+        refused = exitbits(*arguments)
+        assert refused.returncode == 2, refused.stderr
+        assert "is no network" in refused.stderr
+        assert "Traceback" not in refused.stderr
