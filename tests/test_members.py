@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from search.quantize.calibration import calibrate
 from search.quantize.qparams import ModelQParams
 from search.quantize.ranges import resolve_quantizer
 from search.tasks import Routed, resolve_task
+from studies.launchers import WorkerOrder, open_launcher
 from studies.records import StudyRecord
 from studies.samplers.stock import make_sampler
 from studies.store.writer import StudyStore
@@ -34,6 +36,7 @@ MEMBERS = {
     "backbones": ("mixer", "MlpMixer", "MixerBackbone"),
     "engines": ("small_batches", "small-batches", "SmallBatches"),
     "heads": ("peak_head", "peak", "PeakHead"),
+    "launchers": ("niced", "niced", "NicedLauncher"),
     "quantizers": ("power_of_two", "power-of-two", "PowerOfTwo"),
     "tasks": ("balanced", "balanced", "Balanced"),
     "samplers": ("sobol", "sobol", "sobol"),
@@ -146,3 +149,21 @@ def test_a_page_shows_the_studies_of_a_store(
     shown = str(page["layout"](snapshots, ""))
     assert "apple: 0" in shown
     assert "pear: 2" in shown
+
+
+def test_a_launcher_starts_workers_sees_them_end_and_ends_them(
+    tmp_path: Path, make_record: Callable[..., StudyRecord]
+) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    StudyStore(url, create=True).create(make_record())
+    launcher = open_launcher("niced", WorkerOrder(url, "small", None, tmp_path / "log", 2))
+    launcher.start()
+    lost: set[str] = set()
+    while (watched := launcher.poll()).alive:  # ended by the tests' own time limit at the latest
+        lost.update(watched.lost)
+        time.sleep(0.1)
+    assert len(lost.union(watched.lost)) == 2
+    assert "the checkpoint of study 'small' has changed" in launcher.last_words()
+    launcher.start()
+    assert len(launcher.close()) == 2
+    assert launcher.poll().alive == 0
