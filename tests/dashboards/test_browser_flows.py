@@ -22,6 +22,19 @@ MakeRecord = Callable[..., StudyRecord]
 Serve = Callable[..., str]
 
 
+# Its trials take a second, so that a page sees them run.
+RECORDED = """
+name = "as-in-the-text"
+model.checkpoint = "recorded:form@0.2"
+data.dataset = "fashion"
+engine.name = "reference"
+sampler.name = "random"
+trial = { harvest = 8, racing = 0 }
+anchors = { bits = [4], thresholds = [0.9] }
+budget.trials = 5
+"""
+
+
 def test_a_study_is_submitted_worked_on_and_seen(
     serve: Serve, quiet_page: Page, tmp_path: Path
 ) -> None:
@@ -29,6 +42,7 @@ def test_a_study_is_submitted_worked_on_and_seen(
     store = StudyStore(f"sqlite:///{tmp_path}/store.db", create=True)
     address = serve(store.address, EXITBITS_CACHE=str(tmp_path / "cache"))
     page.goto(f"{address}/launch")
+    page.get_by_label("Study, in TOML").fill(RECORDED)
     page.get_by_label("Name (empty: as in the text)").fill("from-the-form")
     page.get_by_label("Trials (empty: as in the text)").first.fill("many")
     page.get_by_role("button", name="Submit").click()

@@ -15,7 +15,6 @@ import pytest
 import timm
 import torch
 from bundled_model import open_bundled
-from search.engines.kept import KeptTensors
 from torch import Tensor
 
 from search.data.batches import normalized_batches
@@ -27,6 +26,7 @@ from search.errors import BadInput
 from search.evaluate import Evaluator
 from search.models.early_exit import EarlyExitModel, all_exits
 from search.quantize.calibration import calibrate
+from search.quantize.kept import KeptTensors
 from search.quantize.qparams import ModelQParams
 from search.quantize.ranges import resolve_quantizer
 from search.results import evaluate_trace

@@ -39,7 +39,7 @@ trials = {trials}
 RECORDED = """
 name = "short"
 [model]
-checkpoint = "recorded:short@0.1"
+checkpoint = "recorded:short@{pause_s}"
 [data]
 dataset = "fashion"
 [engine]
@@ -72,12 +72,12 @@ def study(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> Callable[[int], Path]:
-    """Write a study of a recorded model, whose trials take about half a second."""
+def recorded(tmp_path: Path) -> Callable[..., Path]:
+    """Write a study of a recorded model, whose trials take six pauses."""
 
-    def write(trials: int) -> Path:
+    def write(trials: int, pause_s: float = 0.1) -> Path:
         path = tmp_path / "short.toml"
-        path.write_text(RECORDED.format(trials=trials))
+        path.write_text(RECORDED.format(trials=trials, pause_s=pause_s))
         return path
 
     return write
@@ -206,10 +206,12 @@ def progress_of(address: str) -> Progress:
 
 def test_a_worker_killed_in_mid_trial_costs_only_its_trial(
     tmp_path: Path,
-    recorded: Callable[[int], Path],
+    recorded: Callable[..., Path],
     background: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    launch = background("launch", recorded(5), "--workers", "2", "--cache", tmp_path / "cache")
+    launch = background(
+        "launch", recorded(5, pause_s=0.4), "--workers", "2", "--cache", tmp_path / "cache"
+    )
     store_file = tmp_path / "exitbits.db"
     wait_for(lambda: trial_holder(store_file), "a trial in hand")
     victim = trial_holder(store_file)
@@ -224,7 +226,7 @@ def test_a_worker_killed_in_mid_trial_costs_only_its_trial(
 def test_everything_killed_and_launched_again_ends_with_the_trials_asked_for(
     tmp_path: Path,
     exitbits: Run,
-    recorded: Callable[[int], Path],
+    recorded: Callable[..., Path],
     background: Callable[..., subprocess.Popen[str]],
 ) -> None:
     arguments = ("launch", recorded(5), "--workers", "2", "--cache", tmp_path / "cache")
@@ -246,7 +248,7 @@ def test_everything_killed_and_launched_again_ends_with_the_trials_asked_for(
 
 def test_workers_end_by_themselves_when_the_launcher_is_gone(
     tmp_path: Path,
-    recorded: Callable[[int], Path],
+    recorded: Callable[..., Path],
     background: Callable[..., subprocess.Popen[str]],
 ) -> None:
     launch = background("launch", recorded(50), "--workers", "1", "--cache", tmp_path / "cache")
@@ -260,7 +262,7 @@ def test_workers_end_by_themselves_when_the_launcher_is_gone(
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
     tmp_path: Path,
     exitbits: Run,
-    recorded: Callable[[int], Path],
+    recorded: Callable[..., Path],
     background: Callable[..., subprocess.Popen[str]],
 ) -> None:
     arguments = ("launch", recorded(5), "--workers", "2", "--cache", tmp_path / "cache")
@@ -278,7 +280,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(
     assert progress_of(f"sqlite:///{tmp_path}/exitbits.db").finished == 5
 
 
-def test_what_needs_a_network_says_so(exitbits: Run, recorded: Callable[[int], Path]) -> None:
+def test_what_needs_a_network_says_so(exitbits: Run, recorded: Callable[..., Path]) -> None:
     assert exitbits("submit", recorded(4)).returncode == 0
     for arguments in (("baselines", "short"), ("maqee", "short", "--budgets", "0.01")):
         refused = exitbits(*arguments)

@@ -9,6 +9,8 @@ import logging
 import multiprocessing
 import os
 import signal
+import sqlite3
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -125,12 +127,9 @@ def test_four_workers_and_a_thousand_waiting_trials(
 def test_eight_processes_open_an_empty_database_at_once(
     backend: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Protection: the lock around making the tables, and the patience when switching to WAL.
-
-    SQLite refuses about one opening in two hundred without that patience, hence so many rounds.
-    """
+    """Protection: the lock around making the tables."""
     if backend == "sqlite":
-        addresses = [f"sqlite:///{tmp_path}/store{index}.db" for index in range(150)]
+        addresses = [f"sqlite:///{tmp_path}/store{index}.db" for index in range(25)]
     else:
         server = request.getfixturevalue("postgres_url")
         addresses = [new_database(server) for _ in range(10)]
@@ -139,6 +138,21 @@ def test_eight_processes_open_an_empty_database_at_once(
     for process in processes:
         process.join(180)
         assert process.exitcode == 0
+
+
+def test_opening_waits_for_who_writes_before_the_journal_is_switched(tmp_path: Path) -> None:
+    """Protection: the patience when switching to WAL, which SQLite refuses at once meanwhile."""
+    writer = sqlite3.connect(tmp_path / "store.db", isolation_level=None, check_same_thread=False)
+    writer.execute("pragma user_version = 1")  # a file, its journal not switched yet
+    writer.execute("begin immediate")
+    other = sqlite3.connect(tmp_path / "store.db", timeout=60, isolation_level=None)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("pragma journal_mode = wal")
+    ending = threading.Timer(0.5, lambda: writer.execute("commit"))
+    ending.start()
+    assert StudyStore(f"sqlite:///{tmp_path}/store.db", create=True).names() == []
+    assert ending.finished.is_set()
+    assert other.execute("pragma journal_mode").fetchone() == ("wal",)
 
 
 # Deaths

@@ -13,10 +13,10 @@ from bundled_model import open_bundled
 from fleet import Fleet, wait_for
 from postgres import new_database
 
+from search.bits.lookup import TableLookup
 from search.bits.tables import Sensitivity
 from search.disk_cache import DiskCaches
 from search.evaluate import measure_reference
-from search.sensitivity import SensitivityMeter
 from studies.config import parse_config
 from studies.records import StudyRecord
 from studies.store.workers import Registration
@@ -58,11 +58,10 @@ def records() -> tuple[StudyRecord, StudyRecord]:
 
 def store_tables(cache: Path) -> None:
     """What another command on this machine does, less the measuring: the first study's tables."""
-    meter = SensitivityMeter(open_bundled(64).quantized, "block", DiskCaches(cache).tables)
-    assert meter.cache is not None
+    rows = TableLookup(open_bundled(64).quantized, "block", DiskCaches(cache).tables)
     row = Sensitivity(1, BITS, 4.0 ** -np.array(BITS), np.zeros((7, 6)))
-    for side, name in meter._wanted():
-        meter.cache.store(meter._key(side, name), row)
+    for side, name in rows.wanted():
+        rows.store(side, name, row)
 
 
 def figures(store: StudyStore, study_id: int) -> list[tuple[Any, ...]]:

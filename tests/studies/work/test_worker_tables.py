@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from bundled_model import open_bundled
 
+from search.bits.lookup import TableLookup
 from search.bits.tables import Sensitivity
 from search.disk_cache import DiskCaches
 from search.evaluate import measure_reference
-from search.sensitivity import SensitivityMeter
 from studies.config import load_config
 from studies.records import StudyRecord
 from studies.store.workers import Registration
@@ -41,15 +41,12 @@ def test_tables_that_appear_later_are_used(worker: Worker, tmp_path: Path) -> No
     bits = (2, 3, 4, 5, 6, 7, 8)
     row = Sensitivity(1, bits, 4.0 ** -np.array(bits), np.zeros((7, 6)))
     # What another command on this machine does, less the measuring.
-    meter = SensitivityMeter(
-        open_bundled(512).quantized, "block", DiskCaches(tmp_path / "cache").tables
-    )
-    wanted = meter._wanted()
+    rows = TableLookup(open_bundled(512).quantized, "block", DiskCaches(tmp_path / "cache").tables)
+    wanted = rows.wanted()
     for side, name in wanted:
         assert worker._next_claim([served]) is not None
         assert proposer.tables is None  # not while some are missing
-        assert meter.cache is not None
-        meter.cache.store(meter._key(side, name), row)
+        rows.store(side, name, row)
     assert worker._next_claim([served]) is not None
     assert proposer.tables is not None
     taken = [*proposer.tables.weights.values(), *proposer.tables.activations.values()]
