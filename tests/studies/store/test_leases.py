@@ -152,7 +152,8 @@ def test_opening_waits_for_who_writes_before_the_journal_is_switched(tmp_path: P
     ending.start()
     assert StudyStore(f"sqlite:///{tmp_path}/store.db", create=True).names() == []
     assert ending.finished.is_set()
-    assert other.execute("pragma journal_mode").fetchone() == ("wal",)
+    now = sqlite3.connect(tmp_path / "store.db")
+    assert now.execute("pragma journal_mode").fetchone() == ("wal",)
 
 
 # Deaths
