@@ -15,9 +15,7 @@ import psutil
 import pytest
 from running import command_env, command_line
 
-from search.errors import BadInput
 from studies.records import HARVEST, Progress
-from studies.store.workers import list_workers
 from studies.store.writer import StudyStore
 
 STUDY = """
@@ -75,7 +73,7 @@ def study(tmp_path: Path) -> Callable[..., Path]:
 def recorded(tmp_path: Path) -> Callable[..., Path]:
     """Write a study of a recorded model, whose trials take six pauses."""
 
-    def write(trials: int, pause_s: float = 0.1) -> Path:
+    def write(trials: int, pause_s: float = 0.5) -> Path:
         path = tmp_path / "short.toml"
         path.write_text(RECORDED.format(trials=trials, pause_s=pause_s))
         return path
@@ -119,12 +117,15 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def trial_holder(store_file: Path) -> int | None:
-    """Pid of a worker that holds a trial now."""
-    try:
-        fleet = list_workers(StudyStore(f"sqlite:///{store_file}").database)
-    except BadInput:  # the store is only just being made
+    """Pid of a worker that holds a trial now, as anyone beside the launch can ask."""
+    asked = subprocess.run(
+        command_line(["status", "--json", "--store", f"sqlite:///{store_file}"]),
+        env=command_env(), text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    if asked.returncode:  # the store is only just being made
         return None
-    return next((worker.pid for worker in fleet if worker.trial is not None), None)
+    workers = json.loads(asked.stdout)["workers"]
+    return next((worker["pid"] for worker in workers if worker["trial"] is not None), None)
 
 
 def front_of(folder: Path, run: Run) -> dict[str, object]:
@@ -210,7 +211,7 @@ def test_a_worker_killed_in_mid_trial_costs_only_its_trial(
     background: Callable[..., subprocess.Popen[str]],
 ) -> None:
     launch = background(
-        "launch", recorded(5, pause_s=0.4), "--workers", "2", "--cache", tmp_path / "cache"
+        "launch", recorded(5, pause_s=0.8), "--workers", "2", "--cache", tmp_path / "cache"
     )
     store_file = tmp_path / "exitbits.db"
     wait_for(lambda: trial_holder(store_file), "a trial in hand")
