@@ -56,10 +56,9 @@ def open_model(
     Raises:
         BadInput: when model or data cannot be used, or they do not belong together.
     """
-    scheme, _, name = checkpoint.partition(":")
-    if not is_path(checkpoint) and scheme != BUNDLED_SCHEME:
-        opened: OpenedModel[TracedModel] = MODELS.resolve(scheme)(name)
-        return opened
+    other = _other_kind(checkpoint)
+    if other is not None:
+        return other
     load: Callable[..., OpenedModel[Any]] = import_module("search.loading").open_checkpoint
     return load(checkpoint, dataset, path, **options)
 
@@ -70,8 +69,14 @@ def model_digest(checkpoint: str) -> str:
     Raises:
         BadInput: when a file of it cannot be read.
     """
+    other = _other_kind(checkpoint)
+    return checkpoint_digest(checkpoint) if other is None else other.quantized.card.digest
+
+
+def _other_kind(checkpoint: str) -> OpenedModel[TracedModel] | None:
+    """The model that a scheme of the registry names; None for bundled ones and files."""
     scheme, _, name = checkpoint.partition(":")
-    if not is_path(checkpoint) and scheme != BUNDLED_SCHEME:
-        opened: OpenedModel[TracedModel] = MODELS.resolve(scheme)(name)
-        return opened.quantized.card.digest
-    return checkpoint_digest(checkpoint)
+    if scheme == BUNDLED_SCHEME or is_path(checkpoint):
+        return None
+    opened: OpenedModel[TracedModel] = MODELS.resolve(scheme)(name)
+    return opened

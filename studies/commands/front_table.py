@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from search.display import compact
 from studies.fronts import FrontSummary
 from studies.records import EvaluationRow
 
@@ -47,13 +48,6 @@ def front_table(summary: FrontSummary, width: int | None = None) -> Group:
     return Group(Text(title, style="bold"), table, Text("\n".join(notes), style="dim"))
 
 
-def _compact(bits: Sequence[int]) -> str:
-    """Bits in little room: digits run together, 32 set apart."""
-    if all(width < 10 for width in bits):
-        return "".join(str(width) for width in bits)
-    return " ".join(str(width) for width in bits)
-
-
 def _fitting(columns: Mapping[str, Sequence[str]], width: int | None) -> list[str]:
     """The headings that fit, in their order; the first of ``_BY_WORTH`` are always there."""
     room = width if width is not None else 10_000
@@ -74,8 +68,8 @@ _CELLS: tuple[tuple[str, Callable[[FrontSummary, EvaluationRow], str]], ...] = (
     ("p95", lambda _, row: f"{row.gbops_p95:.4f}"),
     ("reduction", lambda front, row: f"{front.reduction(row):.2%}"),
     ("mean exit", lambda _, row: f"{row.mean_exit:.2f}"),
-    ("bits w", lambda _, row: _compact(row.policy.bits.weights)),
-    ("bits a", lambda _, row: _compact(row.policy.bits.activations)),
+    ("bits w", lambda _, row: compact(row.policy.bits.weights)),
+    ("bits a", lambda _, row: compact(row.policy.bits.activations)),
     ("thresholds", lambda _, row: " ".join(f"{t:.2f}" for t in row.policy.thresholds[:-1])),
     ("from", lambda _, row: row.source),
 )

@@ -55,7 +55,8 @@ def test_it_goes_on_where_it_was(
     )
     assert more.returncode == 0, more.stderr
     after = store.evaluations(study.id)
-    assert before < {row.digest for row in after} or len(after) > len(before)
+    assert before <= {row.digest for row in after}
+    assert len(after) > 36
     assert sorted(row.trial or 0 for row in after if row.source != HARVEST) == [0, 1, 2, 3, 4]
     # What was recorded then is measured again to the last bit now, pass and thresholds.
     picked = exitbits("pick", "before", "--max-gbops", "0.12", "-o", "policy.json")
