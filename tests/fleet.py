@@ -12,7 +12,7 @@ from running import command_env, command_line
 STUDY = """
 name = "{name}"
 [model]
-checkpoint = "recorded:fleet@0.1"
+checkpoint = "recorded:{name}@{pause_s}"
 [data]
 dataset = "fashion"
 [engine]
@@ -28,6 +28,11 @@ thresholds = [0.8, 1.0]
 [budget]
 trials = {trials}
 """
+
+
+def recorded_study(name: str, trials: int, pause_s: float = 0.1) -> str:
+    """A small study of a recorded model, whose trials take six pauses."""
+    return STUDY.format(name=name, trials=trials, pause_s=pause_s)
 
 
 class Fleet:
@@ -49,7 +54,7 @@ class Fleet:
     def submit(self, name: str, trials: int) -> None:
         """Submit a small study of a recorded model, whose trials take about half a second."""
         path = self.folder / f"{name}.toml"
-        path.write_text(STUDY.format(name=name, trials=trials))
+        path.write_text(recorded_study(name, trials))
         self.run("submit", path.name, "--cache", str(self.cache))
 
     def worker(self, name: str, *more: str) -> subprocess.Popen[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fleet import recorded_study
 from running import command_env, command_line
 
 from studies.records import HARVEST, Progress
@@ -34,25 +35,6 @@ thresholds = [0.8, 1.0]
 trials = {trials}
 """
 
-RECORDED = """
-name = "short"
-[model]
-checkpoint = "recorded:short@{pause_s}"
-[data]
-dataset = "fashion"
-[engine]
-name = "reference"
-[sampler]
-name = "random"
-[trial]
-harvest = 0
-racing = 0
-[anchors]
-bits = [4, 8]
-thresholds = [0.8, 1.0]
-[budget]
-trials = {trials}
-"""
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -75,7 +57,7 @@ def recorded(tmp_path: Path) -> Callable[..., Path]:
 
     def write(trials: int, pause_s: float = 0.5) -> Path:
         path = tmp_path / "short.toml"
-        path.write_text(RECORDED.format(trials=trials, pause_s=pause_s))
+        path.write_text(recorded_study("short", trials, pause_s))
         return path
 
     return write

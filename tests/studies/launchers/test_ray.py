@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from fleet import recorded_study
 from postgres import free_port, new_database
 from ray.cluster_utils import Cluster
 from running import command_env, command_line
@@ -25,25 +26,6 @@ from studies.store.schema import trials
 from studies.store.workers import WorkerState, list_workers
 from studies.store.writer import StudyStore
 
-STUDY = """
-name = "short"
-[model]
-checkpoint = "recorded:cluster@0.1"
-[data]
-dataset = "fashion"
-[engine]
-name = "reference"
-[sampler]
-name = "random"
-[trial]
-harvest = 0
-racing = 0
-[anchors]
-bits = [4, 8]
-thresholds = [0.8, 1.0]
-[budget]
-trials = {trials}
-"""
 PASSWORD = "open-sesame-7316"
 
 
@@ -110,7 +92,7 @@ def launch(
     started: list[subprocess.Popen[str]] = []
 
     def start(trials: int, *options: str, store: str = address) -> subprocess.Popen[str]:
-        (tmp_path / "short.toml").write_text(STUDY.format(trials=trials))
+        (tmp_path / "short.toml").write_text(recorded_study("short", trials))
         arguments = ["launch", "short.toml", "--cache", shared_cache, *options]
         environment = {
             **command_env(), "RAY_ADDRESS": nodes.address, "EXITBITS_STORE": store,
