@@ -70,6 +70,9 @@ class _Child:
 class StudyActions:
     """The store, and the submissions that run for it.
 
+    Studies that are there are named by their id: a page may be older than the study which has
+    its name by now.
+
     Args:
         store: where studies are changed.
     """
@@ -84,38 +87,40 @@ class StudyActions:
 
     # Studies that are there
 
-    def set_archived(self, name: str, archived: bool) -> str:
+    def set_archived(self, study_id: int, archived: bool) -> str:
         """Hide a study from lists and workers, or show it again; says so in one line.
 
         Raises:
-            BadInput: when there is no such study.
+            StudyGone: when it was deleted.
         """
-        self.store.set_archived(self.store.get(name).id, archived)
+        name = self.store.study(study_id).record.config.name
+        self.store.set_archived(study_id, archived)
         if archived:
             return f"study {name!r} is archived: workers leave it alone"
         return f"study {name!r} is back"
 
-    def stop(self, name: str) -> str:
+    def stop(self, study_id: int) -> str:
         """Let running trials finish and no new one begin; says so in one line.
 
         Raises:
-            BadInput: when there is no such study, or it has not begun.
+            StudyGone: when it was deleted.
+            BadInput: when it has not begun.
         """
-        study = self.store.stop(self.store.get(name).id)
-        budget = study.record.config.budget.trials
-        running = self.store.progress(study.id).running
+        config = self.store.stop(study_id).record.config
+        running = self.store.progress(study_id).running
         rest = f"; {_counted(running, 'trial')} in hand will be finished" if running else ""
-        return f"study {name!r} ends at {_counted(budget, 'trial')}{rest}"
+        return f"study {config.name!r} ends at {_counted(config.budget.trials, 'trial')}{rest}"
 
-    def raise_budget(self, name: str, trials: int) -> str:
+    def raise_budget(self, study_id: int, trials: int) -> str:
         """Let a study go on to ``trials`` of its own; says so in one line.
 
         Raises:
-            BadInput: when there is no such study, or that is not more than it has.
+            StudyGone: when it was deleted.
+            BadInput: when that is not more than it has.
         """
-        study = self.store.get(name)
-        before = study.record.config.budget.trials
-        budget = self.store.raise_budget(study.id, trials).record.config.budget.trials
+        config = self.store.study(study_id).record.config
+        name, before = config.name, config.budget.trials
+        budget = self.store.raise_budget(study_id, trials).record.config.budget.trials
         if budget <= before:
             raise BadInput(
                 f"study {name!r} has a budget of {_counted(before, 'trial')}: "

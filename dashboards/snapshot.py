@@ -29,6 +29,7 @@ class Snapshot:
     """A study at one revision.
 
     Attributes:
+        id: of the study, which tells it from another one that had its name.
         record: the study, with its budget as it stands.
         progress: its trials by state.
         rows: every evaluation, in the order of their recording.
@@ -40,6 +41,7 @@ class Snapshot:
         course: number of evaluations and the hypervolume from then on, ``[K, 2]``.
     """
 
+    id: int
     record: StudyRecord
     progress: Progress
     rows: Sequence[EvaluationRow] = ()
@@ -98,6 +100,7 @@ class Snapshot:
         # What was dominated stays so: only the old front and the new points are compared.
         near = np.array([*self.front, *range(len(self.points), len(everything))])
         return Snapshot(
+            self.id,
             record,
             progress,
             [*self.rows, *new],
@@ -173,7 +176,7 @@ class Snapshots:
             record = self.reader.study(version.id).record
             progress = self.reader.progress(version.id)
             if kept is None:
-                kept = Snapshot(record, progress)
+                kept = Snapshot(version.id, record, progress)
             new = self.reader.evaluations(version.id, kept.revision)
             snapshot = kept.extended(record, progress, new)
             with self._lock:

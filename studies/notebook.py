@@ -148,7 +148,7 @@ class StudyHandle:
         """
         rows, study = self.store.evaluations(self._id), self.study
         for point in entry_points(group=FIGURES, name="front"):
-            return point.load()(study.record, self.progress, rows)
+            return point.load()(study, self.progress, rows)
         raise ExitbitsError("no figures are installed: reinstall exitbits")
 
     def pick(

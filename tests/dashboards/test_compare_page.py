@@ -99,7 +99,7 @@ def made(make_record: Callable[..., StudyRecord]) -> Made:
         rng, policy = np.random.default_rng(seed), '{"never": "read"}'
         sampler = {"name": "random", "seed": seed}
         record = replace(make_record(name=name, sampler=sampler), **changes)
-        dearest = Snapshot(record, Progress(12, 12, 0, 0, 0)).summary.w8a8_gbops
+        dearest = Snapshot(1, record, Progress(12, 12, 0, 0, 0)).summary.w8a8_gbops
         costs = np.round(dearest * rng.uniform(0.05, 1, count), 7)
         # Few distinct values, so that equal metrics and costs come up within and between studies.
         values = np.round(np.sqrt(costs / dearest) * rng.uniform(0.7, 1, count), 2)
@@ -109,7 +109,7 @@ def made(make_record: Callable[..., StudyRecord]) -> Made:
             for i in range(count)
         ]  # fmt: skip
         progress = Progress(max(1, count), count, 0, 0, 0)
-        return Snapshot(record, progress).extended(record, progress, rows)
+        return Snapshot(1, record, progress).extended(record, progress, rows)
 
     return make
 

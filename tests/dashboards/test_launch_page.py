@@ -36,7 +36,7 @@ from dashboards.app import create_app
 from dashboards.pages.launch.parts import open_list, progress_words, submissions_list, whole
 from search.errors import BadInput
 from studies.config import MAX_TRIALS, load_config, preset_names
-from studies.records import Progress, StudyRecord
+from studies.records import Progress, Study, StudyGone, StudyRecord, StudyVersion
 from studies.store.writer import StudyStore
 
 GOOD = """
@@ -412,31 +412,33 @@ def test_what_was_changed_is_said_in_one_line(
 ) -> None:
     for _ in range(2):
         take(store, "small", "tester")
-    assert study_actions.stop("small") == (
+    small = store.get("small").id
+    assert study_actions.stop(small) == (
         "study 'small' ends at 2 trials; 2 trials in hand will be finished"
     )
     assert take(store, "small", "tester") is None
-    assert study_actions.raise_budget("small", 5) == "study 'small' goes on to 5 trials"
+    assert study_actions.raise_budget(small, 5) == "study 'small' goes on to 5 trials"
     assert take(store, "small", "tester") is not None
-    assert study_actions.set_archived("small", True).startswith("study 'small' is archived")
+    assert study_actions.set_archived(small, True).startswith("study 'small' is archived")
     assert store.names() == []
-    assert study_actions.set_archived("small", False) == "study 'small' is back"
+    assert study_actions.set_archived(small, False) == "study 'small' is back"
     assert store.names() == ["small"]
 
 
 def test_what_cannot_be_changed_is_refused(study_actions: StudyActions, store: StudyStore) -> None:
+    small = store.get("small").id
     with pytest.raises(BadInput, match="has not begun"):
-        study_actions.stop("small")
+        study_actions.stop(small)
     for trials in (3, 12):
         with pytest.raises(BadInput, match=f"budget of 12 trials: {trials} is no more"):
-            study_actions.raise_budget("small", trials)
+            study_actions.raise_budget(small, trials)
     steps: list[Callable[[], str]] = [
-        lambda: study_actions.stop("none"),
-        lambda: study_actions.raise_budget("none", 5),
-        lambda: study_actions.set_archived("none", True),
+        lambda: study_actions.stop(99),
+        lambda: study_actions.raise_budget(99, 5),
+        lambda: study_actions.set_archived(99, True),
     ]
     for step in steps:
-        with pytest.raises(BadInput, match="no study 'none' in this store: there are small"):
+        with pytest.raises(StudyGone, match="number 99 of this store"):
             step()
     assert store.get("small").record.config.budget.trials == 12
 
@@ -454,8 +456,8 @@ def client(app: Dash) -> FlaskClient:
     return app.server.test_client()
 
 
-def key(kind: str, study: str) -> dict[str, str]:
-    return {"study": study.encode().hex(), "type": kind}
+def key(kind: str, study: Study) -> dict[str, Any]:
+    return {"study": study.id, "type": kind}
 
 
 def said(answer: Any, of: str) -> str:
@@ -536,10 +538,11 @@ def test_each_open_study_has_a_stop_and_a_raise_of_its_own(
     for each in {name, "other"}:
         store.create(make_record(name=each))
         assert take(store, each, "tester")
-    stop, more, field = (key(f"launch-{one}", name) for one in ("stop", "raise", "trials"))
+    study, other = store.get(name), store.get("other")
+    stop, more, field = (key(f"launch-{one}", study) for one in ("stop", "raise", "trials"))
     words = said(change(app, client, stop, {"launch-stop.n_clicks": [(stop, 1)]}), "launch-done")
     assert words == f"study {name!r} ends at 1 trial; 1 trial in hand will be finished"
-    typed = [(key("launch-trials", "other"), "99"), (field, " 15 ")]
+    typed = [(key("launch-trials", other), "99"), (field, " 15 ")]
     values = {
         "launch-raise.n_clicks": [(more, 1)],
         "launch-trials.id": [(one, one) for one, _ in typed],
@@ -555,11 +558,39 @@ def test_each_open_study_has_a_stop_and_a_raise_of_its_own(
     assert "trials = '1.5'" in said(change(app, client, more, values), "launch-done")
 
 
+def test_a_page_from_before_changes_no_other_study_of_that_name(
+    app: Dash,
+    client: FlaskClient,
+    store: StudyStore,
+    make_record: Callable[..., StudyRecord],
+) -> None:
+    old = store.get("small")
+    store.delete(old.id)
+    store.create(make_record(name="small"))
+    assert take(store, "small", "tester")
+    stop, more, field = (key(f"launch-{one}", old) for one in ("stop", "raise", "trials"))
+    values = {
+        "launch-stop.n_clicks": [(stop, 1)],
+        "launch-raise.n_clicks": [(more, 1)],
+        "launch-trials.id": [(field, field)],
+        "launch-trials.value": [(field, "15")],
+    }
+    for pressed in (stop, more):
+        assert f"number {old.id} of this store) has been deleted" in said(
+            change(app, client, pressed, values), "launch-done"
+        )
+    assert store.get("small").record.config.budget.trials == 12
+    # The page takes the new study for a new row, although its name is the same.
+    answer = call(app, client, "launch-open.children",
+                  {"launch-open-studies.data": [[old.id, "small"]]}, "launch-poll")  # fmt: skip
+    assert "launch-open" in answer.json["response"]
+
+
 def test_rows_that_come_or_go_press_no_button(
     app: Dash, client: FlaskClient, store: StudyStore
 ) -> None:
     assert take(store, "small", "tester")
-    stop = key("launch-stop", "small")
+    stop = key("launch-stop", store.get("small"))
     for clicks in (None, 0):
         values = {"launch-stop.n_clicks": [(stop, clicks)]}
         assert change(app, client, stop, values).status_code == 204
@@ -591,14 +622,15 @@ def test_what_is_typed_stays_while_the_studies_stay(
 ) -> None:
     answer = call(app, client, "launch-open.children", {}, "launch-poll")
     assert answer.json is not None
-    assert answer.json["response"]["launch-open-names"]["data"] == ["small"]
+    shown = answer.json["response"]["launch-open-studies"]["data"]
+    assert shown == [[store.get("small").id, "small"]]
     again = call(
-        app, client, "launch-open.children", {"launch-open-names.data": ["small"]}, "launch-poll"
+        app, client, "launch-open.children", {"launch-open-studies.data": shown}, "launch-poll"
     )
     assert again.json is not None
     assert "launch-open" not in again.json["response"]
     assert take(store, "small", "tester")
-    cell = key("launch-state", "small")
+    cell = key("launch-state", store.get("small"))
     states = call(app, client, "launch-state.children", {"launch-state.id": [(cell, cell)]},
                   "launch-poll")  # fmt: skip
     assert "0 of 12 trials, 1 running" in states.get_data(as_text=True)
@@ -623,7 +655,7 @@ def test_names_are_text_in_every_list() -> None:
         Submission(2, MARKUP),
         Submission(1, MARKUP, "failed", "no such model"),
     ]
-    rows = [(MARKUP, Progress(12, 3, 1, 1, 0))]
+    rows = [(StudyVersion(MARKUP, 1, 0), Progress(12, 3, 1, 1, 0))]
     for component in (submissions_list(found, 0), open_list(rows, 2)):
         names = {type(one).__name__ for one in component._traverse()}
         assert not names & {"Markdown", "DangerouslySetInnerHTML", "Iframe"}

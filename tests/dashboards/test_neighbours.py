@@ -43,7 +43,7 @@ def make_snapshot(make_record: Callable[..., StudyRecord]) -> MakeSnapshot:
             recorded(number, one) if isinstance(one, Policy) else one
             for number, one in enumerate(found, start=1)
         ]
-        return Snapshot(record, progress).extended(record, progress, rows)
+        return Snapshot(1, record, progress).extended(record, progress, rows)
 
     return make
 

@@ -129,6 +129,32 @@ def test_archived_studies_are_shown_when_asked_for(store: StudyStore) -> None:
     ]  # fmt: skip
 
 
+def test_archiving_from_a_page_from_before_touches_no_other_study_of_that_name(
+    store: StudyStore, make_record: MakeRecord
+) -> None:
+    visitor = Visitor(store)
+    first = visitor.ask()
+    assert first is not None
+    old = store.get("plum").id
+    button = {"archived": True, "study": old, "type": "studies-archive"}
+    assert json.dumps(button) in json.dumps(first["studies-table"], sort_keys=True)
+
+    def press() -> str:
+        answer = call(visitor.app, visitor.client, "studies-done.children",
+                      {"studies-archive.n_clicks": [(button, 1)]}, button)  # fmt: skip
+        assert answer.json is not None
+        return str(answer.json["response"]["studies-done"]["children"])
+
+    store.delete(old)
+    store.create(make_record(name="plum", budget={"trials": 20}))
+    assert f"number {old} of this store) has been deleted" in press()
+    assert store.names() == ["apple", "pear", "plum"]
+    assert visitor.ask() is not None  # the row is another study's now, with a button of its own
+    button["study"] = store.get("plum").id
+    assert press() == "study 'plum' is archived: workers leave it alone"
+    assert store.names() == ["apple", "pear"]
+
+
 def test_many_studies_are_shown_while_they_are_read(store: StudyStore) -> None:
     snapshots = Snapshots(store)
     assert list(snapshots.all(patience_s=0).values()) == [None] * 3

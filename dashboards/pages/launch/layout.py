@@ -20,7 +20,6 @@ from dashboards.pages.launch.parts import (
     open_list,
     progress_words,
     study_form,
-    study_of,
     submissions_list,
     whole,
 )
@@ -59,7 +58,7 @@ def layout(study_actions: StudyActions) -> Any:
             ),
             html.Div(id="launch-open"),
             html.Div(id="launch-done", role="status"),
-            dcc.Store(id="launch-open-names"),
+            dcc.Store(id="launch-open-studies"),
             html.H2("Stopped and finished studies"),
             ended_form(),
         ]
@@ -146,26 +145,25 @@ def _register_lists(app: Dash, study_actions: StudyActions) -> None:
 
     @app.callback(
         Output("launch-open", "children"),
-        Output("launch-open-names", "data"),
+        Output("launch-open-studies", "data"),
         Output("launch-ended-names", "children"),
         Input("launch-poll", "n_intervals"),
         Input("launch-done", "children"),
-        State("launch-open-names", "data"),
+        State("launch-open-studies", "data"),
     )
-    def rows(_: Any, _done: Any, shown: list[str] | None) -> tuple[Any, ...]:
+    def rows(_: Any, _done: Any, shown: list[list[Any]] | None) -> tuple[Any, ...]:
         store = study_actions.store
         try:
             versions = sorted(store.open_studies())
-            names = [version.name for version in versions]
+            names = {version.name for version in versions}
             ended = [html.Option(value=name) for name in store.names() if name not in names]
-            if names == shown:  # what is typed into a row stays
+            listed = [[version.id, version.name] for version in versions]
+            if listed == shown:  # what is typed into a row stays
                 return no_update, no_update, ended
-            shown_rows = [
-                (version.name, store.progress(version.id)) for version in versions[:MAX_ROWS]
-            ]
+            shown_rows = [(version, store.progress(version.id)) for version in versions[:MAX_ROWS]]
         except ExitbitsError as error:
             return _problem(error), None, no_update
-        return open_list(shown_rows, len(names) - len(shown_rows)), names, ended
+        return open_list(shown_rows, len(versions) - len(shown_rows)), listed, ended
 
     @app.callback(
         Output({"type": STATE, "study": ALL}, "children"),
@@ -173,14 +171,12 @@ def _register_lists(app: Dash, study_actions: StudyActions) -> None:
         State({"type": STATE, "study": ALL}, "id"),
         prevent_initial_call=True,
     )
-    def states(_: Any, keys: list[dict[str, str]]) -> list[Any]:
+    def states(_: Any, keys: list[dict[str, Any]]) -> list[Any]:
         store = study_actions.store
         try:
-            ids = {version.name: version.id for version in store.versions(archived=True)}
+            there = {version.id for version in store.versions(archived=True)}
             return [
-                progress_words(store.progress(ids[study_of(key)]))
-                if study_of(key) in ids
-                else no_update
+                progress_words(store.progress(key["study"])) if key["study"] in there else no_update
                 for key in keys
             ]
         except ExitbitsError:
@@ -201,24 +197,28 @@ def _register_changes(app: Dash, study_actions: StudyActions) -> None:
     )
     def change(
         _stops: Any, _raises: Any, _ended: Any,
-        keys: list[dict[str, str]], typed: list[Any], ended: str | None, ended_trials: Any,
+        keys: list[dict[str, Any]], typed: list[Any], ended: str | None, ended_trials: Any,
     ) -> html.P:  # fmt: skip
         pressed = ctx.triggered_id
         if not ctx.triggered[0]["value"]:
             raise PreventUpdate  # a row has come, nobody pressed its button
         if pressed == "launch-ended-raise":
-            return told(lambda: _raised(study_actions, ended, ended_trials))
-        study = study_of(pressed)
+            return told(lambda: _raised_by_name(study_actions, ended, ended_trials))
+        study_id = pressed["study"]
         if pressed["type"] == STOP:
-            return told(lambda: study_actions.stop(study))
+            return told(lambda: study_actions.stop(study_id))
         given = dict(zip((key["study"] for key in keys), typed, strict=True))
-        return told(lambda: _raised(study_actions, study, given.get(pressed["study"])))
+        return told(lambda: _raised(study_actions, study_id, given.get(study_id)))
 
 
-def _raised(study_actions: StudyActions, study: str | None, typed: object) -> str:
-    if not study:
+def _raised_by_name(study_actions: StudyActions, name: str | None, typed: object) -> str:
+    if not name:
         raise BadInput("no study is chosen: choose one")
+    return _raised(study_actions, study_actions.store.get(name).id, typed)
+
+
+def _raised(study_actions: StudyActions, study_id: int, typed: object) -> str:
     trials = whole(typed)
     if trials is None:
         raise BadInput(f"no number of trials is given: give one from 1 to {MAX_TRIALS}")
-    return study_actions.raise_budget(study, trials)
+    return study_actions.raise_budget(study_id, trials)

@@ -12,7 +12,7 @@ from dashboards.actions import MAX_TEXT, Submission, preset_text
 from dashboards.pages import parts
 from search.errors import BadInput
 from studies.config import MAX_TRIALS
-from studies.records import Progress
+from studies.records import Progress, StudyVersion
 
 MONOSPACE = "ui-monospace, 'SF Mono', Menlo, Consolas, monospace"
 _IN_LINE = {"display": "flex", "gap": "8px", "alignItems": "center"}
@@ -82,14 +82,9 @@ def _field(label: str, name: Any, **more: Any) -> html.Label:
     )
 
 
-def _key(kind: str, study: str) -> dict[str, str]:
-    """Id of a part of a study's row; a name may hold any character, an id may not."""
-    return {"type": kind, "study": study.encode().hex()}
-
-
-def study_of(key: dict[str, str]) -> str:
-    """Whose row a part with this id is in."""
-    return bytes.fromhex(key["study"]).decode()
+def _key(kind: str, study_id: int) -> dict[str, Any]:
+    """Id of a part of a study's row."""
+    return {"type": kind, "study": study_id}
 
 
 def whole(text: object) -> int | None:
@@ -139,39 +134,40 @@ def _submission(one: Submission, alive: int) -> list[Any]:
     return [f"{one.words}. ", link, ".", *waiting]
 
 
-def open_list(found: Sequence[tuple[str, Progress]], more: int) -> Any:
+def open_list(shown: Sequence[tuple[StudyVersion, Progress]], more: int) -> Any:
     """What can be done with each open study.
 
     Args:
-        found: name and progress.
+        shown: studies, and how far they are.
         more: how many further ones are not shown.
     """
-    if not found:
+    if not shown:
         return parts.empty("No open study", "Submit one above.")
     rest = [html.P(f"{more} more open studies are not shown.", className="note")] if more else []
-    return html.Div([*(_open_study(name, progress) for name, progress in found), *rest])
+    return html.Div([*(_open_study(study, progress) for study, progress in shown), *rest])
 
 
-def _open_study(name: str, progress: Progress) -> html.Div:
+def _open_study(study: StudyVersion, progress: Progress) -> html.Div:
+    name = study.name
     return html.Div(
         [
             html.Div(
                 [
                     dcc.Link(name, href=parts.study_path(name)),
-                    html.Div(progress_words(progress), id=_key(STATE, name)),
+                    html.Div(progress_words(progress), id=_key(STATE, study.id)),
                 ],
                 className="wide",
                 style={"overflowWrap": "anywhere"},
             ),
             html.Button(
-                "Stop", id=_key(STOP, name), type="button", className="quiet",
+                "Stop", id=_key(STOP, study.id), type="button", className="quiet",
                 **{"aria-label": f"Stop {name}"},
             ),
             html.Div(
                 [
-                    html.Label(["to trials", _trials_of(name)], style=_IN_LINE),
+                    html.Label(["to trials", _trials_of(study.id)], style=_IN_LINE),
                     html.Button(
-                        "Raise", id=_key(RAISE, name), type="button", className="quiet",
+                        "Raise", id=_key(RAISE, study.id), type="button", className="quiet",
                         **{"aria-label": f"Raise the budget of {name}"},
                     ),
                 ],
@@ -184,7 +180,11 @@ def _open_study(name: str, progress: Progress) -> html.Div:
     )  # fmt: skip
 
 
-def _trials_of(name: str) -> dcc.Input:
+def _trials_of(study_id: int) -> dcc.Input:
     return dcc.Input(
-        id=_key(TRIALS, name), type="text", value="", inputMode="numeric", style={"width": "90px"}
+        id=_key(TRIALS, study_id),
+        type="text",
+        value="",
+        inputMode="numeric",
+        style={"width": "90px"},
     )

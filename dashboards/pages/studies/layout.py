@@ -24,7 +24,7 @@ from studies.words import clock
 class Archivist(Protocol):
     """Whoever archives studies."""
 
-    def set_archived(self, name: str, archived: bool) -> str:
+    def set_archived(self, study_id: int, archived: bool) -> str:
         """Archive a study, or bring it back."""
 
 
@@ -172,7 +172,8 @@ def _row(
         best_words(snapshot, share),
         [f"{snapshot.hypervolume:.4f} ", sparkline(snapshot)],
         html.Button("restore" if is_archived else "archive", type="button", className="quiet",
-                    id={"type": "studies-archive", "study": name, "archived": not is_archived},
+                    id={"type": "studies-archive", "study": snapshot.id,
+                        "archived": not is_archived},
                     **{"aria-label": f"{'restore' if is_archived else 'archive'} {name}"}),
     ]  # fmt: skip
 
@@ -233,7 +234,11 @@ def _state(
 ) -> str:
     """What the page shows, whatever the view: where nothing is new, nothing is sent."""
     studies = [
-        [name, name in current, None if one is None else [len(one.rows), astuple(one.progress)]]
+        [
+            name,
+            name in current,
+            None if one is None else [one.id, len(one.rows), astuple(one.progress)],
+        ]
         for name, one in found.items()
     ]
     return digest_of([studies, [[one.name, one.alive, one.study, one.trial] for one in workers]])
