@@ -62,6 +62,16 @@ class Evaluation:
         """Fraction of the 32x32 full-depth cost that is saved."""
         return 1 - self.cost.expected / self.references.w32a32
 
+    @property
+    def drop_se(self) -> float | None:
+        """Standard error of the metric's drop below full precision, image by image.
+
+        None where it was not measured, or the metric is no mean of losses that are 0 or 1.
+        """
+        if self.risk is None or self.metric != "accuracy":
+            return None
+        return self.risk.paired_se(self.samples)
+
     def summary(self) -> dict[str, Any]:
         """The figures that a person compares, one row of a table: plain values."""
         bits = self.policy.bits

@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from search.display import compact
 from search.front import as_points, front_indices, hypervolume, knee
-from search.policy import FULL_PRECISION
+from search.policy import FULL_PRECISION, Policy
 from search.results import GIGA, Evaluation
 from studies.records import EvaluationRow, Study, StudyRecord
 from studies.store.reader import StudyReader
 
 COLUMNS = (
-    "digest", "trial", "source", "accuracy", "accuracy_se", "gbops", "gbops_p95", "reduction",
-    "mean_exit",
+    "digest", "trial", "source", "accuracy", "accuracy_se", "drop", "drop_se", "gbops",
+    "gbops_p95", "reduction", "mean_exit", "weight_bits", "activation_bits", "embed_bits",
+    "head_bits", "thresholds",
 )  # fmt: skip
 
 
@@ -98,7 +100,10 @@ class FrontSummary:
             "reference": {metric: self.record.reference_value, "gbops": self.w32a32_gbops},
             "hypervolume": self.hypervolume,
             "evaluations": len(self.rows),
-            "front": [self.row_as_dict(row) for row in self.front_rows],
+            "front": [
+                self.row_as_dict(row, detail)
+                for row, detail in zip(self.front_rows, self.details, strict=True)
+            ],
         }
         if metric != "accuracy":
             fields["metric"] = metric
@@ -108,30 +113,66 @@ class FrontSummary:
         """The contract as JSON text."""
         return json.dumps(self.as_dict(), indent=2, allow_nan=False)
 
-    def to_csv(self, rows: Sequence[EvaluationRow] | None = None) -> str:
-        """The front, or other rows of the study, as CSV with a header line."""
+    def to_csv(self) -> str:
+        """The front as CSV with a header line."""
+        return self.rows_to_csv(self.front_rows, self.details)
+
+    def rows_to_csv(self, rows: Sequence[EvaluationRow], details: Sequence[Evaluation]) -> str:
+        """Any rows of the study as CSV with a header line, bits and thresholds run together.
+
+        Args:
+            rows: of the study.
+            details: their whole evaluations.
+        """
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(
-            self.row_as_dict(row) for row in (self.front_rows if rows is None else rows)
+            {**self.row_as_dict(row, detail), **widths_as_text(row.policy)}
+            for row, detail in zip(rows, details, strict=True)
         )
         return buffer.getvalue()
+
+    def drop(self, row: EvaluationRow) -> float:
+        """How much of the metric a policy loses against full precision at full depth."""
+        return self.record.reference_value - row.value
 
     def reduction(self, row: EvaluationRow) -> float:
         """Fraction of the 32x32 full-depth cost that a policy saves."""
         return 1 - row.gbops / self.w32a32_gbops
 
-    def row_as_dict(self, row: EvaluationRow) -> dict[str, Any]:
-        """One evaluation in the contract's fields."""
+    def row_as_dict(self, row: EvaluationRow, detail: Evaluation) -> dict[str, Any]:
+        """One evaluation in the contract's fields.
+
+        Args:
+            row: of the study.
+            detail: the whole evaluation behind it.
+        """
+        policy = row.policy
         return {
             "digest": row.digest,
             "trial": row.trial,
             "source": row.source,
             "accuracy": row.value,
             "accuracy_se": row.standard_error,
+            "drop": self.drop(row),
+            "drop_se": detail.drop_se,
             "gbops": row.gbops,
             "gbops_p95": row.gbops_p95,
             "reduction": self.reduction(row),
             "mean_exit": row.mean_exit,
+            "weight_bits": list(policy.bits.weights),
+            "activation_bits": list(policy.bits.activations),
+            "embed_bits": policy.bits.embed,
+            "head_bits": policy.bits.head,
+            "thresholds": list(policy.thresholds),
         }
+
+
+def widths_as_text(policy: Policy) -> dict[str, str]:
+    """What of a policy is a list, as one cell of a table each."""
+    return {
+        "weight_bits": compact(policy.bits.weights),
+        "activation_bits": compact(policy.bits.activations),
+        "thresholds": " ".join(f"{value:.6g}" for value in policy.thresholds[:-1]),
+    }

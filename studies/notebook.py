@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from search.caching import default_cache_folder
 from search.disk_cache import DiskTraceCache
-from search.display import compact, html_table, to_pandas
+from search.display import html_table, to_pandas
 from search.errors import ExitbitsError
 from search.policy import Policy
 from studies.config import load_config
 from studies.creating import open_study
-from studies.fronts import FrontSummary
+from studies.fronts import FrontSummary, widths_as_text
 from studies.launchers import WorkerOrder, open_launcher
 from studies.picking import Pick, PickRequest, pick
 from studies.policy_file import PolicyFile, write_policy_file
@@ -211,12 +211,10 @@ class StudyFront(Sequence[Any]):
         """One plain dictionary a policy: the contract's fields, its bits and thresholds."""
         return [
             {
-                **self.summary.row_as_dict(row),
-                "weight_bits": compact(row.policy.bits.weights),
-                "activation_bits": compact(row.policy.bits.activations),
-                "thresholds": " ".join(f"{value:.2f}" for value in row.policy.thresholds[:-1]),
+                **self.summary.row_as_dict(row, detail),
+                **widths_as_text(row.policy),
             }
-            for row in self.summary.front_rows
+            for row, detail in zip(self.summary.front_rows, self.summary.details, strict=True)
         ]
 
     def to_pandas(self) -> pd.DataFrame:

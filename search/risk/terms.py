@@ -7,6 +7,7 @@ bound a risk with stated confidence, are another subject.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,17 @@ class RiskTerms:
     delayed: float
     rescue: float
     harm: float
+
+    def paired_se(self, samples: int) -> float:
+        """Standard error of ``gap`` where losses are 0 or 1, from the two kinds of change.
+
+        Of McNemar's table: ``var = (harm + rescue - gap^2) / samples``.
+
+        Args:
+            samples: over how many the terms were measured.
+        """
+        changed = self.harm + self.rescue
+        return math.sqrt(max(0.0, changed - (self.harm - self.rescue) ** 2) / samples)
 
     @property
     def boundary(self) -> float:

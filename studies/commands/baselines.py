@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         opened = open_for_methods(store, study, args.cache, settings, training, on_progress)
         recorded = record_baselines(opened, on_progress)
     sources, summary, additivity = recorded.sources, recorded.summary, recorded.additivity
-    rows = method_rows(summary, sources)
+    rows = method_rows(store, summary, sources)
     if args.json:
         fields = {
             "study": args.study,

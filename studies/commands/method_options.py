@@ -18,6 +18,7 @@ from search.policy import Bits
 from search.results import GIGA
 from studies.commands.common import add_json, add_store, stdout_console
 from studies.fronts import FrontSummary
+from studies.store.reader import StudyReader
 
 if TYPE_CHECKING:
     from search.training.recovery import RecoverRecipe
@@ -96,7 +97,9 @@ def check_data(args: argparse.Namespace) -> None:
         raise BadInput(f"no folder {str(args.data)!r}: --data names the folder of the images")
 
 
-def method_rows(summary: FrontSummary, sources: Sequence[str]) -> list[dict[str, Any]]:
+def method_rows(
+    reader: StudyReader, summary: FrontSummary, sources: Sequence[str]
+) -> list[dict[str, Any]]:
     """Every recorded evaluation of the sources, in the contract's fields and the reductions.
 
     Ordered by source as given, then by cost.
@@ -109,16 +112,13 @@ def method_rows(summary: FrontSummary, sources: Sequence[str]) -> list[dict[str,
     rows.sort(key=lambda row: (sources.index(row.source), row.gbops))
     return [
         {
-            **summary.row_as_dict(row),
+            **summary.row_as_dict(row, detail),
             "reduction_w8a8": 1 - row.gbops / summary.w8a8_gbops,
             "reduction_same_bits": 1 - row.gbops * GIGA / same_bits(row.policy.bits),
-            "weight_bits": list(row.policy.bits.weights),
-            "activation_bits": list(row.policy.bits.activations),
-            "thresholds": list(row.policy.thresholds),
             "model": row.model,
             "checkpoint": row.checkpoint,
         }
-        for row in rows
+        for row, detail in zip(rows, reader.details(rows), strict=True)
     ]
 
 

@@ -80,7 +80,11 @@ def run(args: argparse.Namespace) -> int:
     write_policy_file(picked.file, args.output, force=args.force)
     row, summary = picked.row, picked.summary
     if args.json:
-        fields = {**summary.row_as_dict(row), "certified": False, "bundle": str(args.output)}
+        fields = {
+            **summary.row_as_dict(row, picked.evaluation),
+            "certified": False,
+            "bundle": str(args.output),
+        }
         print(json.dumps(fields, indent=2, allow_nan=False))
         return 0
     print(

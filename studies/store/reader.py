@@ -29,6 +29,8 @@ from studies.records import (
 from studies.store.database import Database
 from studies.store.schema import evaluations, now_seconds, studies, trials
 
+MAX_IN_STATEMENT = 10_000  # SQLite takes 32,766 values, PostgreSQL 65,535
+
 
 class StudyReader:
     """All studies of one database, to be read.
@@ -220,16 +222,18 @@ class StudyReader:
         ]
 
     def details(self, rows: Sequence[EvaluationRow]) -> list[Evaluation]:
-        """The whole evaluations behind ``rows``, in one statement.
+        """The whole evaluations behind ``rows``, a few thousand in a statement.
 
         Raises:
             EvaluationGone: when one was deleted with its study.
         """
-        statement = select(evaluations.c.id, evaluations.c.detail).where(
-            evaluations.c.id.in_([row.id for row in rows])
-        )
+        details: dict[int, str] = {}
         with self.database.read() as connection:
-            details = {row.id: row.detail for row in connection.execute(statement)}
+            for start in range(0, len(rows), MAX_IN_STATEMENT):
+                some = [row.id for row in rows[start : start + MAX_IN_STATEMENT]]
+                wanted = evaluations.c.id.in_(some)
+                statement = select(evaluations.c.id, evaluations.c.detail).where(wanted)
+                details.update((row.id, row.detail) for row in connection.execute(statement))
         for row in rows:
             if row.id not in details:
                 raise EvaluationGone(row.id)

@@ -241,7 +241,9 @@ def _register_chosen(app: Dash, snapshots: Snapshots) -> None:
         snapshot = _read(snapshots, name)
         if ctx.triggered_id == "front-csv":
             rows = chosen_rows(snapshot, FrontView.from_query(query))
-            return dcc.send_string(snapshot.summary.to_csv(rows), f"{file_name(name)}.csv")
+            details = snapshots.reader.details(rows)
+            text = snapshot.summary.rows_to_csv(rows, details)
+            return dcc.send_string(text, f"{file_name(name)}.csv")
         summary = replace(
             snapshot.summary, details=snapshots.reader.details(snapshot.summary.front_rows)
         )

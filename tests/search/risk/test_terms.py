@@ -146,6 +146,16 @@ def test_two_samples_by_hand():
 
 
 @given(st.integers(0, 10**6), BLOCKS)
+def test_the_paired_error_is_that_of_the_samples_differences(seed: int, blocks: tuple[int, ...]):
+    trace, reference, thresholds = random_case(seed, blocks)
+    terms = measure_risk(trace, reference, thresholds, Classification())
+    left = trace.replay(thresholds).statistic
+    last = reference.statistic[:, -1]
+    change = (left[:, 0] != left[:, 1]).astype(int) - (last[:, 0] != last[:, 1])
+    assert terms.paired_se(len(trace)) == pytest.approx(change.std() / len(trace) ** 0.5, abs=1e-12)
+
+
+@given(st.integers(0, 10**6), BLOCKS)
 def test_full_precision_against_itself_risks_nothing(seed: int, blocks: tuple[int, ...]):
     trace, _, thresholds = random_case(seed, blocks)
     own = measure_risk(trace, trace, thresholds, Classification())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -65,10 +67,17 @@ def test_front_json_follows_the_contract(
             "source": narrow.source,
             "accuracy": recorded.value,
             "accuracy_se": recorded.standard_error,
+            "drop": pytest.approx(0.9 - recorded.value, abs=1e-12),
+            "drop_se": recorded.drop_se,
             "gbops": recorded.cost.expected / 1e9,
             "gbops_p95": recorded.cost.p95 / 1e9,
             "reduction": pytest.approx(1 - recorded.cost.expected / (810 * 1024), abs=1e-12),
             "mean_exit": recorded.mean_exit,
+            "weight_bits": list(recorded.policy.bits.weights),
+            "activation_bits": list(recorded.policy.bits.activations),
+            "embed_bits": 8,
+            "head_bits": 8,
+            "thresholds": list(recorded.policy.thresholds),
         }
 
 
@@ -76,11 +85,18 @@ def test_front_csv_and_table_hold_the_same_policies(
     finished: StudyStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["front", "small", "--json"])
-    digests = [row["digest"] for row in json.loads(capsys.readouterr().out)["front"]]
+    front = json.loads(capsys.readouterr().out)["front"]
+    digests = [row["digest"] for row in front]
     main(["front", "small", "--csv"])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("digest,trial,source,accuracy,accuracy_se,gbops")
-    assert [line.split(",")[0] for line in lines[1:]] == digests
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [list(row) for row in rows] == [list(row) for row in front]
+    for shown, row in zip(rows, front, strict=True):
+        assert shown["digest"] == row["digest"]
+        assert float(shown["drop"]) == row["drop"]
+        assert shown["weight_bits"] == "".join(map(str, row["weight_bits"]))
+        assert [float(t) for t in shown["thresholds"].split()] == pytest.approx(
+            row["thresholds"][:-1], rel=1e-5
+        )
     main(["front", "small"])
     table = capsys.readouterr().out
     assert all(digest[:8] in table for digest in digests)

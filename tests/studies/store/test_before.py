@@ -36,7 +36,12 @@ def test_the_front_is_the_same_and_policies_keep_their_digests(
 ) -> None:
     printed = exitbits("front", "before", "--json")
     assert printed.returncode == 0, printed.stderr
-    assert json.loads(printed.stdout) == json.loads((BEFORE / "front.json").read_text())
+    now, then = json.loads(printed.stdout), json.loads((BEFORE / "front.json").read_text())
+    # Rows have had more columns since.
+    now["front"] = [
+        {key: row[key] for key in old} for row, old in zip(now["front"], then["front"], strict=True)
+    ]
+    assert now == then
     rows = store.evaluations(store.get("before").id)
     assert len(rows) == 36
     for row in rows:
