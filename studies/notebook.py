@@ -170,13 +170,13 @@ class StudyHandle:
 
     def __repr__(self) -> str:
         progress = self.progress
-        ended = progress.finished + progress.failed
+        ended = progress.ended
         return f"StudyHandle({self.name!r}, {ended} of {progress.budget} trials)"
 
     def _repr_html_(self) -> str:
         progress = self.progress
         rows = [
-            ("trials", f"{progress.finished + progress.failed} of {progress.budget}"),
+            ("trials", f"{progress.ended} of {progress.budget}"),
             ("running", progress.running),
             ("failed", progress.failed),
         ]

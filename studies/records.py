@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -190,7 +191,7 @@ class EvaluationRow:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a study is, in trials.
+    """How far a study's search is, in trials.
 
     Attributes:
         budget: trials asked for.
@@ -198,6 +199,8 @@ class Progress:
         running: trials in a worker's hands, or left behind by one that is gone.
         failed: trials whose evaluation raised an error, or that cost too many workers.
         lost: attempts whose worker was lost; their trials go to the next worker.
+        contributed: trials of methods, which took nothing from the search and are counted in none
+            of the others.
     """
 
     budget: int
@@ -205,11 +208,27 @@ class Progress:
     running: int
     failed: int
     lost: int
+    contributed: int = 0
+
+    @property
+    def ended(self) -> int:
+        """Trials with an end, whatever came of them."""
+        return self.finished + self.failed
 
     @property
     def done(self) -> bool:
         """Whether every budgeted trial has an end."""
-        return self.finished + self.failed >= self.budget
+        return self.ended >= self.budget
+
+
+def is_contributed(source: str | None, record: Mapping[str, Any]) -> bool:
+    """Whether a complete trial is a method's, and so took nothing from the search's budget.
+
+    Args:
+        source: of the trial, None where another program told its result.
+        record: of its study, as the store has it.
+    """
+    return source not in (None, ANCHOR, record["config"]["sampler"]["name"])
 
 
 @dataclass(frozen=True)

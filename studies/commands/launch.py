@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         _write_reports(summary, report)
     if interrupted:
         console.print(
-            f"stopped at {progress.finished + progress.failed} of {progress.budget} trials; "
+            f"stopped at {progress.ended} of {progress.budget} trials; "
             "the same command goes on from here",
             markup=False,
         )

@@ -50,7 +50,7 @@ class ProgressDisplay:
     def update(self, progress: Progress, summary: FrontSummary, *, final: bool = False) -> None:
         """Show where the study is now."""
         now = time.monotonic()
-        ended = progress.finished + progress.failed
+        ended = progress.ended
         self._seen.append((now, ended))
         while self._seen[0][0] < now - RATE_WINDOW_S and len(self._seen) > 2:
             self._seen.popleft()
@@ -88,7 +88,7 @@ class ProgressDisplay:
         return f"about {clock(left * (now - then) / (ended - before))} left"
 
     def _panel(self, progress: Progress, summary: FrontSummary) -> Group:
-        ended = progress.finished + progress.failed
+        ended = progress.ended
         head = Table.grid(padding=(0, 1))
         head.add_row(
             Text(summary.record.config.name, style="bold"),

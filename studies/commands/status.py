@@ -74,12 +74,15 @@ def _read(
 
 def _tables(studies: list[dict[str, Any]], workers: list[WorkerState]) -> Group:
     table = Table()
-    for heading in ("study", "trials", "running", "failed", "lost", "front", "hypervolume"):
+    for heading in (
+        "study", "trials", "of methods", "running", "failed", "lost", "front", "hypervolume",
+    ):  # fmt: skip
         table.add_column(heading, justify="left" if heading == "study" else "right")
     for row in studies:
         table.add_row(
             Text(row["study"]),
             f"{row['finished']}/{row['budget']}" + (" done" if row["done"] else ""),
+            str(row["contributed"]),
             str(row["running"]),
             str(row["failed"]),
             str(row["lost"]),

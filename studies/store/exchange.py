@@ -70,7 +70,7 @@ def export_study(store: StudyStore, study_id: int, address: str) -> int:
     if alone := recorded[None]:
         copy.set_user_attr(EVALUATIONS, json.loads(json.dumps(alone)))
     # Last: a copy without it was cut short.
-    budget = {"budget": record.config.budget.trials}
+    budget = {"budget": record.config.budget.trials + store.progress(study_id).contributed}
     copy.set_user_attr(RECORD, {**record.as_dict(), **budget})
     return len(copied)
 

@@ -7,6 +7,7 @@ changes anything.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 from optuna.trial import TrialState
@@ -25,6 +26,7 @@ from studies.records import (
     StudyGone,
     StudyRecord,
     StudyVersion,
+    is_contributed,
 )
 from studies.store.database import Database
 from studies.store.schema import evaluations, now_seconds, studies, trials
@@ -116,13 +118,24 @@ class StudyReader:
 
     def _study(self, condition: ColumnElement[bool]) -> Study | None:
         columns = (studies.c.id, studies.c.name, studies.c.record, studies.c.budget)
+        complete = trials.c.state == TrialState.COMPLETE.value
+        statement = (
+            select(*columns, trials.c.source, func.count(trials.c.id).label("complete"))
+            .select_from(studies.outerjoin(trials, (trials.c.study_id == studies.c.id) & complete))
+            .where(condition)
+            .group_by(studies.c.id, trials.c.source)
+        )
         with self.database.read() as connection:
-            row = connection.execute(select(*columns).where(condition)).one_or_none()
-        if row is None:
+            rows = connection.execute(statement).all()
+        if not rows:
             return None
+        row = rows[0]
         if row.record is None:
             raise BadInput(f"study {row.name!r} was made by another program: choose another --name")
-        return Study(row.id, StudyRecord.from_dict(row.record, row.budget))
+        contributed = sum(row.complete for row in rows if is_contributed(row.source, row.record))
+        # At least one, for stores in which a study with contributions alone could be stopped.
+        budget = max(1, row.budget - contributed)
+        return Study(row.id, StudyRecord.from_dict(row.record, budget))
 
     # One study
 
@@ -138,29 +151,37 @@ class StudyReader:
         return study
 
     def progress(self, study_id: int) -> Progress:
-        """Count the trials of a study by state, in one statement.
+        """Count the trials of a study by state and by who proposed them, in one statement.
 
         Raises:
             StudyGone: when it was deleted.
         """
         again = case((trials.c.attempt > 1, trials.c.attempt - 1), else_=0)
+        study = (studies.c.budget, studies.c.record)
+        group = (trials.c.state, trials.c.source)
         statement = (
-            select(studies.c.budget, trials.c.state, func.count(trials.c.id), func.sum(again))
+            select(*study, *group, func.count(trials.c.id).label("trials"), func.sum(again))
             .select_from(studies.outerjoin(trials))
             .where(studies.c.id == study_id)
-            .group_by(studies.c.id, studies.c.budget, trials.c.state)
+            .group_by(studies.c.id, *group)
         )
         with self.database.read() as connection:
             rows = connection.execute(statement).all()
         if not rows:
             raise StudyGone(study_id)
-        counts = {state: count for _, state, count, _ in rows}
+        counts: Counter[int | None] = Counter()
+        contributed = 0
+        for row in rows:
+            counts[row.state] += row.trials
+            if row.state == TrialState.COMPLETE.value:
+                contributed += row.trials if is_contributed(row.source, row.record) else 0
         return Progress(
-            budget=rows[0][0],
-            finished=counts.get(TrialState.COMPLETE.value, 0),
-            running=counts.get(TrialState.RUNNING.value, 0),
-            failed=counts.get(TrialState.FAIL.value, 0),
-            lost=sum(int(lost or 0) for _, _, _, lost in rows),
+            budget=rows[0].budget - contributed,
+            finished=counts[TrialState.COMPLETE.value] - contributed,
+            running=counts[TrialState.RUNNING.value],
+            failed=counts[TrialState.FAIL.value],
+            lost=sum(int(lost or 0) for *_, lost in rows),
+            contributed=contributed,
         )
 
     def failures(self, study_id: int) -> Sequence[tuple[int, str]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from search.errors import BadInput, check_range
@@ -105,12 +105,7 @@ class StudyStore(StudyReader):
             StudyGone: when it was deleted.
         """
         check_range("budget", budget, 1, MAX_TRIALS, whole=True)
-        sampler = self.study(study_id).record.config.sampler.name
-        contributed = select(func.count(trials.c.id)).where(
-            trials.c.study_id == study_id,
-            trials.c.state == TrialState.COMPLETE.value,
-            trials.c.source.not_in([ANCHOR, sampler]),
-        )
+        contributed = _count_contributed(self.study(study_id))
 
         def change(connection: Connection) -> None:
             # Locked before it is counted: a contribution that comes meanwhile would be missed.
@@ -138,14 +133,15 @@ class StudyStore(StudyReader):
             BadInput: when none of its trials has begun.
             StudyGone: when it was deleted.
         """
-        name = self.study(study_id).record.config.name
+        study = self.study(study_id)
+        name, contributed = study.record.config.name, _count_contributed(study)
 
         def change(connection: Connection) -> None:
             # Locked before it is read: a claim that comes meanwhile waits, and finds no budget.
             claimed = connection.execute(
                 select(studies.c.claimed).where(studies.c.id == study_id).with_for_update()
             ).scalar_one_or_none()
-            if claimed == 0:
+            if claimed is not None and claimed <= connection.execute(contributed).scalar_one():
                 raise BadInput(
                     f"study {name!r} has not begun, so there is nothing to stop: archive it to "
                     "keep workers away"
@@ -246,3 +242,12 @@ class StudyStore(StudyReader):
     def fail(self, claim: Claim, reason: str, patience_s: float = PATIENCE_S) -> None:
         """End a trial whose evaluation raised an error; it counts against the budget."""
         self.claims.fail(claim.lease, reason, patience_s)
+
+
+def _count_contributed(study: Study) -> Select[int]:
+    """How many of a study's trials are methods', see :func:`studies.records.is_contributed`."""
+    return select(func.count(trials.c.id)).where(
+        trials.c.study_id == study.id,
+        trials.c.state == TrialState.COMPLETE.value,
+        trials.c.source.not_in([ANCHOR, study.record.config.sampler.name]),
+    )

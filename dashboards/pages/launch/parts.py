@@ -103,7 +103,7 @@ def whole(text: object) -> int | None:
 
 def progress_words(progress: Progress) -> str:
     """How far an open study is."""
-    ended = progress.finished + progress.failed
+    ended = progress.ended
     failed = f", {progress.failed} failed" if progress.failed else ""
     return f"{ended} of {progress.budget} trials{failed}, {progress.running} running"
 

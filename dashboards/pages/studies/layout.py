@@ -158,7 +158,7 @@ def _row(
     if snapshot is None:
         return [link, "is being read…", *[""] * (len(_HEADINGS) - 2)]
     progress = snapshot.progress
-    ended = progress.finished + progress.failed
+    ended = progress.ended
     return [
         link,
         "archived" if is_archived else state_words(snapshot, alive),

@@ -16,7 +16,8 @@ def progress_words(snapshot: Snapshot) -> str:
     """How far the study is."""
     progress = snapshot.progress
     parts = [
-        f"{progress.finished + progress.failed} of {progress.budget} trials",
+        f"{progress.ended} of {progress.budget} trials",
+        *([f"{progress.contributed} of methods"] if progress.contributed else []),
         f"{progress.running} running",
         f"{progress.failed} failed",
         f"{len(snapshot.rows)} evaluations",

@@ -296,7 +296,9 @@ def test_the_search_keeps_its_whole_budget(
     assert len(rest) == BUDGET - after
     assert [source for _, source in rest] == (["anchor"] * 4 + [sampler] * 8)[after:]
     progress = store.progress(store.get("small").id)
-    assert (progress.finished, progress.running, progress.budget) == (18, 0, 18)
+    assert (progress.finished, progress.running, progress.budget) == (BUDGET, 0, BUDGET)
+    assert progress.contributed == 6
+    assert store.get("small").record.config.budget.trials == BUDGET
     assert progress.done
     numbers = [trial.number for trial in optuna_trials(store)]
     assert numbers == list(range(18))
@@ -313,9 +315,20 @@ def test_a_raised_budget_counts_the_searchs_own_trials_only(
     contribute(store, store.get("small").id, [*baselines(store), recovered(store)])
     for asked in (BUDGET, BUDGET + 3):
         raised = store.raise_budget(store.get("small").id, asked)
-        assert raised.record.config.budget.trials == asked + 6
+        assert raised.record.config.budget.trials == asked
+        assert counters(store)[0] == asked + 6
     assert len(claim_all(store)) == BUDGET + 3 - finished
     assert store.progress(store.get("small").id).done
+
+
+def test_contributions_alone_are_no_beginning(store: StudyStore) -> None:
+    contribute(store, store.get("small").id, baselines(store))
+    with pytest.raises(BadInput, match="has not begun"):
+        store.stop(store.get("small").id)
+    assert take(store, "small", "tester")
+    assert store.stop(store.get("small").id).record.config.budget.trials == 1
+    progress = store.progress(store.get("small").id)
+    assert (progress.finished, progress.running, progress.budget) == (0, 1, 1)
 
 
 def test_a_trial_in_a_workers_hands_is_not_disturbed(store: StudyStore) -> None:
@@ -540,7 +553,8 @@ def test_both_kinds_go_into_an_optuna_database_and_back(
     assert copied == 4 + 6 + 1
     back = StudyStore(f"sqlite:///{tmp_path}/back.db", create=True)
     assert import_study(back, "small", theirs) == copied
-    assert back.get("small").record == make_record(budget={"trials": BUDGET + 7})
+    assert back.get("small").record == make_record(budget={"trials": BUDGET})
+    assert counters(back)[0] == BUDGET + 7
 
     def by_content(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         return sorted(rows, key=repr)
