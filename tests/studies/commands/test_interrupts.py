@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fleet import recorded_study
 from running import command_env
 
 SWALLOWED = """
@@ -50,10 +51,11 @@ def test_what_nohup_ignores_stays_ignored() -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_it_is_not_lost(name: str, tmp_path: Path, shared_cache: Path) -> None:
+def test_it_is_not_lost(name: str, tmp_path: Path) -> None:
+    (tmp_path / "short.toml").write_text(recorded_study("short", 2))
     done = subprocess.run(
-        [sys.executable, "-c", SWALLOWED.format(name=name), "launch", "fashion",
-         "--trials", "2", "--workers", "1", "--cache", str(shared_cache)],
+        [sys.executable, "-c", SWALLOWED.format(name=name), "launch", "short.toml",
+         "--workers", "1", "--cache", "cache"],
         cwd=tmp_path, env=command_env(), capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert "swallowed KeyboardInterrupt" in done.stdout

@@ -1,4 +1,4 @@
-"""The comparison methods as real commands on the bundled model, in processes of their own.
+"""The comparison methods by their commands, on the bundled model.
 
 The costly runs are made once for the whole module, in the order of the fixtures, and share their
 traces.
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from bundled_model import open_bundled
-from running import command_env, command_line
+from running import run_here
 
 from search.data import fashion
 from search.models.bundled import checkpoint_path
@@ -58,14 +58,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder: Path, shared_cache: Path) -> Run:
-    """Run the real command in the module's folder."""
+    """Run the command in the module's folder."""
 
     def start(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command_line(arguments), cwd=folder,
-            env={**command_env(), "EXITBITS_CACHE": str(shared_cache)}, text=True,
-            capture_output=True, timeout=240, check=False,
-        )  # fmt: skip
+        return run_here(arguments, folder, {"EXITBITS_CACHE": str(shared_cache)})
 
     return start
 

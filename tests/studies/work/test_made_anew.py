@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundled_model import open_bundled
 from fleet import Fleet, wait_for
 from postgres import new_database
 
 from search.bits.lookup import TableLookup
 from search.bits.tables import Sensitivity
 from search.disk_cache import DiskCaches
-from search.evaluate import measure_reference
+from search.evaluate import Evaluator, measure_reference
+from search.opening import open_model
 from studies.config import parse_config
 from studies.records import StudyRecord
 from studies.store.workers import Registration
@@ -26,8 +26,7 @@ from studies.work.worker import Worker
 NAME, WORKER = "same", "ann"
 FIRST = {
     "name": NAME,
-    "model": {"checkpoint": "bundled:fashion"},
-    "data": {"dataset": "fashion", "calibration_images": 64},
+    "data": {"dataset": "fashion"},
     "anchors": {"bits": [4, 8], "thresholds": [0.8, 1.0]},
     "budget": {"trials": 6},
 }
@@ -45,20 +44,23 @@ SECOND = {
 BITS = (2, 3, 4, 5, 6, 7, 8)
 
 
-@pytest.fixture(scope="module")
-def records() -> tuple[StudyRecord, StudyRecord]:
-    """Of the first study and of the second."""
-    evaluator = open_bundled(64)
+def new_records(pause_s: float = 0) -> tuple[StudyRecord, StudyRecord]:
+    """Of the first study and of the second, whose model takes so long for a batch."""
+    checkpoint = f"recorded:anew@{pause_s}"
+    opened = open_model(checkpoint)
+    evaluator = Evaluator(opened.quantized, opened.split("search"))
+    model = {"checkpoint": checkpoint}
     first = StudyRecord(
-        parse_config(FIRST, "test"), evaluator.ledger, measure_reference(evaluator), "accuracy",
-        evaluator.card.digest, evaluator.data_digest,
+        parse_config({**FIRST, "model": model}, "test"), evaluator.ledger,
+        measure_reference(evaluator), "accuracy", evaluator.card.digest, evaluator.data_digest,
     )  # fmt: skip
-    return first, dataclasses.replace(first, config=parse_config(SECOND, "test"))
+    config = parse_config({**SECOND, "model": model}, "test")
+    return first, dataclasses.replace(first, config=config)
 
 
-def store_tables(cache: Path) -> None:
+def store_tables(cache: Path, checkpoint: str) -> None:
     """What another command on this machine does, less the measuring: the first study's tables."""
-    rows = TableLookup(open_bundled(64).quantized, "block", DiskCaches(cache).tables)
+    rows = TableLookup(open_model(checkpoint).quantized, "block", DiskCaches(cache).tables)
     row = Sensitivity(1, BITS, 4.0 ** -np.array(BITS), np.zeros((7, 6)))
     for side, name in rows.wanted():
         rows.store(side, name, row)
@@ -90,7 +92,6 @@ def as_a_fresh_worker(folder: Path, record: StudyRecord, cache: Path) -> list[tu
 def test_nothing_of_the_first_study_is_left(
     request: pytest.FixtureRequest,
     launch_fleet: Callable[[str], Fleet],
-    records: tuple[StudyRecord, StudyRecord],
     tmp_path: Path,
     backend: str,
     options: tuple[str, ...],
@@ -101,7 +102,8 @@ def test_nothing_of_the_first_study_is_left(
         address = new_database(request.getfixturevalue("postgres_url"))
     fleet, store = launch_fleet(address), StudyStore(address, create=True)
     fleet.cache = tmp_path / "cache"
-    store_tables(fleet.cache)
+    records = new_records()
+    store_tables(fleet.cache, records[0].config.model.checkpoint)
     first = store.create(records[0])
     assert first
     worker = fleet.worker(WORKER, *options)
@@ -123,12 +125,12 @@ def test_nothing_of_the_first_study_is_left(
 
 def test_a_trial_in_hand_is_dropped_with_its_study(
     launch_fleet: Callable[[str], Fleet],
-    records: tuple[StudyRecord, StudyRecord],
     tmp_path: Path,
 ) -> None:
     address = f"sqlite:///{tmp_path}/store.db"
     fleet, store = launch_fleet(address), StudyStore(address, create=True)
     fleet.cache = tmp_path / "cache"
+    records = new_records(pause_s=0.1)  # a trial takes long enough to be seen in hand
     first = store.create(records[0])
     assert first
     worker = fleet.worker(WORKER, "--study", NAME)
