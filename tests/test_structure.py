@@ -84,6 +84,7 @@ NEED_TORCH = (
     "search.models.counted",
     "search.models.early_exit",
     "search.models.heads",
+    "search.models.pretrained",
     "search.models.stems",
     "search.loading",
     "search.notebook",

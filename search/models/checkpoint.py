@@ -23,28 +23,20 @@ from search.models.stems import resolve_stem
 
 
 def build_backbone(
-    architecture: Architecture, classes: int, pretrained: bool | Path = False
+    architecture: Architecture, classes: int, pretrained: bool = False
 ) -> torch.nn.Module:
     """Create the timm backbone of a card.
 
     Args:
         architecture: what to build.
         classes: number of classes; a head of another size in pretrained weights is left out.
-        pretrained: True downloads timm's own weights; a path reads them from a safetensors file in
-            timm's format.
+        pretrained: whether to download timm's own weights.
 
     Raises:
         BadInput: for a name or argument that timm does not know.
         ExitbitsError: when pretrained weights cannot be had.
     """
     kwargs = dict(architecture.kwargs)
-    if isinstance(pretrained, Path):
-        if pretrained.suffix != ".safetensors":
-            raise BadInput(
-                f"pretrained weights {str(pretrained)!r} are not a .safetensors file: "
-                "other formats (pickles among them) are never loaded"
-            )
-        kwargs["pretrained_cfg_overlay"] = {"file": str(pretrained)}
     if architecture.stem != "patch":
         kwargs["embed_layer"] = resolve_stem(architecture.stem)
     if not timm.is_model(architecture.timm):
@@ -55,7 +47,7 @@ def build_backbone(
         )
     try:
         backbone: torch.nn.Module = timm.create_model(
-            architecture.timm, pretrained=bool(pretrained), num_classes=classes, **kwargs
+            architecture.timm, pretrained=pretrained, num_classes=classes, **kwargs
         )
         return backbone
     except Exception as error:
@@ -64,7 +56,7 @@ def build_backbone(
         if pretrained:
             raise ExitbitsError(
                 f"cannot load pretrained weights of {architecture.timm!r} ({reason}): check the "
-                "network or the file, or leave --pretrained out"
+                "network, or name a file with --pretrained FILE.safetensors"
             ) from error
         raise BadInput(
             f"timm cannot build {architecture.timm!r} with {architecture.kwargs} ({reason}): "

@@ -26,6 +26,7 @@ from search.models.backbones.base import adapt
 from search.models.card import Architecture, Exits, InputSpec, ModelCard
 from search.models.checkpoint import build_backbone, save_checkpoint
 from search.models.early_exit import EarlyExitModel
+from search.models.pretrained import read_weights, take_weights
 from search.tasks import resolve_task
 from search.tasks.torch_half import resolve_torch_task
 from search.training.data import FolderData
@@ -53,6 +54,7 @@ def train_recipe(
     overrides: dict[str, Any],
     timm_model: str,
     pretrained: bool | Path,
+    weights_prefix: str = "",
     exits: tuple[int, ...] | None,
     head: str | None,
     say: Say,
@@ -64,7 +66,10 @@ def train_recipe(
         folder: where the training images lie.
         output: the safetensors file to write; the card goes beside it.
         overrides: fields of :class:`TrainRecipe` that replace the recipe's own.
-        timm_model, pretrained: the backbone, for ``imagefolder``.
+        timm_model: the backbone, for ``imagefolder``.
+        pretrained: for ``imagefolder``: True downloads timm's weights, a path reads them from a
+            safetensors file in timm's format or of exitbits' own.
+        weights_prefix: what is taken off the names in that file.
         exits: blocks that an exit follows (default every block for ``fashion``, every second one
             for ``imagefolder``).
         head: name of the exit head, default ``"linear"``.
@@ -78,10 +83,13 @@ def train_recipe(
     default, prepare = RECIPES[name]
     recipe = replace(default, **overrides)
     torch.manual_seed(recipe.seed)
+    weights = read_weights(pretrained, weights_prefix) if isinstance(pretrained, Path) else None
     backbone, data, held_out, card = prepare(
-        Request(folder, timm_model, pretrained, exits, head or "linear")
+        Request(folder, timm_model, pretrained is True, exits, head or "linear")
     )
     model = EarlyExitModel(backbone, card.exits.blocks, card.exits.head, len(card.classes))
+    if weights is not None:
+        say(f"weights of {pretrained}: {take_weights(model, weights)}")
     parameters = sum(p.numel() for p in model.parameters())
     say(f"training {card.name}: {parameters} parameters, {len(data)} images, {recipe}")
     started = time.monotonic()
@@ -117,7 +125,7 @@ class Request:
 
     folder: Path
     timm_model: str
-    pretrained: bool | Path
+    pretrained: bool
     exits: tuple[int, ...] | None
     head: str
 

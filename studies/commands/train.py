@@ -48,8 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=True,
         default=False,
         metavar="FILE",
-        help="imagefolder: start from timm's pretrained weights, downloaded, or read from a "
-        "safetensors file",
+        help="imagefolder: start from timm's pretrained weights, downloaded, or from a "
+        "safetensors file of timm's or exitbits' own",
+    )
+    parser.add_argument(
+        "--weights-prefix",
+        default="",
+        metavar="PREFIX",
+        help="imagefolder: what is taken off the names in that file (default nothing)",
     )
     parser.add_argument(
         "--exits",
@@ -90,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
         overrides={name: value for name, value in overrides.items() if value is not None},
         timm_model=args.model,
         pretrained=Path(args.pretrained) if isinstance(args.pretrained, str) else args.pretrained,
+        weights_prefix=args.weights_prefix,
         exits=_parse_exits(args.exits),
         head=args.head,
         say=lambda line: print(line, file=sys.stderr, flush=True),
