@@ -1,19 +1,38 @@
 """What exitbits raises when it cannot go on.
 
 Every message is one line that names the value, what is allowed, and what to do. The command
-prints it as it stands and ends with ``exit_code``; no stack trace reaches a person for bad input.
+prints it as it stands, with its details below, and ends with ``exit_code``; no stack trace reaches
+a person for bad input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+MOST_DETAILS = 20
 
 
 class ExitbitsError(Exception):
-    """Something failed that the person at the command can act on (exit code 1)."""
+    """Something failed that the person at the command can act on (exit code 1).
+
+    Args:
+        message: one line.
+        details: every single one of what the message sums up.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
+
+    def lines(self) -> Iterator[str]:
+        """What the command prints: the message, and the first of many details with their count."""
+        yield str(self)
+        yield from (f"  {detail}" for detail in self.details[:MOST_DETAILS])
+        if len(self.details) > MOST_DETAILS:
+            yield f"  and {len(self.details) - MOST_DETAILS} more"
 
 
 class BadInput(ExitbitsError):

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from search.data import open_dataset
+from search.data.splits import DataOptions
 from search.errors import BadInput
 from search.models.bundled import checkpoint_path
 from search.models.checkpoint import load_checkpoint
 from search.opening import OpenedModel
 from search.quantized import CalibrationCache, QuantizedModel
-
-CALIBRATION_IMAGES = 512
 
 
 def open_checkpoint(
@@ -19,7 +18,7 @@ def open_checkpoint(
     dataset: str | None = None,
     path: str | None = None,
     *,
-    calibration_images: int = CALIBRATION_IMAGES,
+    data: DataOptions | None = None,
     quantizer: str = "mse",
     engine: str = "fast",
     device: str = "cpu",
@@ -31,7 +30,7 @@ def open_checkpoint(
         checkpoint: ``bundled:NAME``, or a safetensors file with its card beside it.
         dataset: a data set's name in the registry; None for the one that the card names.
         path: where its files lie; None for one that is bundled.
-        calibration_images: how many images set the quantizer's ranges, 1 up.
+        data: what is said of its images.
         quantizer, engine: their names in the registries.
         device: where the model runs.
         calibrations: where what calibration saw is kept.
@@ -43,7 +42,8 @@ def open_checkpoint(
     name = dataset or card.data.get("dataset")
     if name is None:
         raise BadInput(f"the card of {checkpoint!r} names no data set: give one")
-    opened = open_dataset(name, Path(path).expanduser() if path else None, card.input)
+    options = data or DataOptions()
+    opened = open_dataset(name, Path(path).expanduser() if path else None, card.input, options)
     if opened.classes != card.classes:
         raise BadInput(
             f"the model knows {len(card.classes)} classes ({card.classes[0]}, ...), the data "
@@ -52,7 +52,7 @@ def open_checkpoint(
     quantized = QuantizedModel(
         model=model,
         card=card,
-        calibration=opened.split("calibration").head(calibration_images),
+        calibration=opened.split("calibration").head(options.calibration_images),
         quantizer=quantizer,
         engine_name=engine,
         device=device,

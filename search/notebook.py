@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from search.cost import Ledger
+from search.data.splits import SHARES, DataOptions
 from search.display import compact, html_table, to_pandas
 from search.evaluate import Evaluator
-from search.loading import CALIBRATION_IMAGES, open_checkpoint
+from search.loading import open_checkpoint
 from search.models.bundled import BUNDLED
 from search.opening import OpenedModel
 from search.policy import Bits, Granularity, Policy
@@ -33,7 +34,9 @@ def load(
     dataset: str | None = None,
     path: str | None = None,
     *,
-    calibration_images: int = CALIBRATION_IMAGES,
+    calibration_images: int = DataOptions.calibration_images,
+    shares: tuple[float, float, float] = SHARES,
+    duplicates: Literal["refuse", "leave-out"] = DataOptions.duplicates,
     quantizer: str = "mse",
     engine: str = "fast",
     device: str = "cpu",
@@ -45,6 +48,8 @@ def load(
         dataset: a data set's name; by default the one that the card says it was trained on.
         path: folder of its files, for data sets that are not bundled.
         calibration_images: how many images set the quantizer's ranges, 1 up.
+        shares: of search, order and certify, by weight.
+        duplicates: whether an image in two splits is refused, or kept in one of them only.
         quantizer, engine: their names in the registries.
         device: where the model runs.
 
@@ -57,7 +62,7 @@ def load(
             named,
             dataset,
             path,
-            calibration_images=calibration_images,
+            data=DataOptions(calibration_images, shares, duplicates),
             quantizer=quantizer,
             engine=engine,
             device=device,

@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a full disk or a reader that left can still be handled
         return code
     except ExitbitsError as error:
-        print(f"exitbits: {error}", file=sys.stderr)
+        print("exitbits:", "\n".join(error.lines()), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("exitbits: interrupted", file=sys.stderr)

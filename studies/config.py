@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from search.data import DATASETS
+from search.data.splits import SHARES, DataOptions
 from search.engines import ENGINES
 from search.errors import BadInput, unknown_choice
 from search.opening import is_path
@@ -84,12 +85,21 @@ class ModelSection(_Section):
     checkpoint: str
 
 
+Share = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)]
+
+
 class DataSection(_Section):
-    """Which images."""
+    """Which images, and how they are dealt into splits."""
 
     dataset: Annotated[str, _one_of(DATASETS)]
     path: str | None = None
-    calibration_images: int = Field(default=512, ge=1)
+    calibration_images: int = Field(default=DataOptions.calibration_images, ge=1)
+    shares: tuple[Share, Share, Share] = SHARES
+    duplicates: Literal["refuse", "leave-out"] = DataOptions.duplicates
+
+    def options(self) -> DataOptions:
+        """What it says of the images beside their name and place."""
+        return DataOptions(self.calibration_images, self.shares, self.duplicates)
 
 
 class SpaceSection(_Section):

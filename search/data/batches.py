@@ -13,6 +13,14 @@ from search.models.card import InputSpec
 
 BATCH_SIZE = 100  # small enough that a block's activations stay in the cache
 
+PIXELS = 2_000_000  # of a batch that is scored: at 384 px a ViT-B then takes about 0.3 GB
+
+
+def batch_that_fits(spec: InputSpec) -> int:
+    """Images a batch, however large they are, for passes in full precision."""
+    _, height, width = spec.size
+    return min(500, max(1, PIXELS // (height * width)))
+
 
 def normalized_batches(
     split: Split, spec: InputSpec, batch_size: int = BATCH_SIZE, device: str = "cpu"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from search.data.splits import SPLITS, Split
+from search.data.splits import SHARES, SPLITS, DataOptions, Split
 from search.digest import digest_of_bytes
 from search.errors import BadInput, ExitbitsError, unknown_choice
 from search.models.card import InputSpec
@@ -61,14 +61,20 @@ class FashionDataset:
         return Split(name, digest, rows[:, -1].astype(np.int64), lambda indices: images[indices])
 
 
-def open_fashion(path: Path | None, spec: InputSpec) -> FashionDataset:
+def open_fashion(path: Path | None, spec: InputSpec, options: DataOptions) -> FashionDataset:
     """Open the bundled benchmark for a model that reads its images.
 
     Raises:
-        BadInput: when a folder is given, or the model reads images of another shape.
+        BadInput: when a folder or other shares are given, or the model reads images of another
+            shape.
     """
     if path is not None:
         raise BadInput(f"data set 'fashion' is bundled: leave out the path {str(path)!r}")
+    if options.shares != SHARES:
+        raise BadInput(
+            f"data.shares = {list(options.shares)}: 'fashion' was split once and for all: leave "
+            "them out"
+        )
     if spec.size != (1, 28, 28):
         raise BadInput(
             f"data set 'fashion' has images of 1x28x28, the model reads {spec.size}: "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -17,6 +17,23 @@ from search.digest import digest_of
 
 HELD_OUT_SPLITS = ("search", "order", "certify")
 SPLITS = (*HELD_OUT_SPLITS, "calibration")
+FEW = 100  # images, below which a share of them is known to a tenth at best
+SHARES = (0.3, 0.2, 0.5)  # of the held-out splits, where nothing else is said
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What a study may say of its images.
+
+    Attributes:
+        calibration_images: how many training images set the quantizer's ranges, 1 up.
+        shares: of search, order and certify, by weight.
+        duplicates: whether an image in two splits is refused, or kept in one of them only.
+    """
+
+    calibration_images: int = 512
+    shares: tuple[float, float, float] = SHARES
+    duplicates: Literal["refuse", "leave-out"] = "refuse"
 
 
 @dataclass(frozen=True)
@@ -64,3 +81,19 @@ class Dataset(Protocol):
 
     def split(self, name: str) -> Split:
         """Return a split by name; unknown names raise ``BadInput``."""
+
+
+def few_images(split: Split) -> str | None:
+    """What to say of a split so small that figures on it mean little; None for others.
+
+    The error is two standard errors of a share near one half, or three over the number of images
+    where all or none are right (the rule of three), whichever is larger.
+    """
+    count = len(split)
+    if count >= FEW:
+        return None
+    error = min(1.0, max(1 / np.sqrt(count), 3 / count))
+    return (
+        f"split {split.name} has only {count} image{'' if count == 1 else 's'}: accuracy on it is "
+        f"uncertain by up to {error:.2f}; add images to val, or set data.shares"
+    )

@@ -110,8 +110,7 @@ def take_weights(model: EarlyExitModel, weights: Weights) -> Taken:
     backbone: Any = model.backbone
     found = _converted(weights, backbone)
     wanted = backbone.state_dict()
-    names = backbone.pretrained_cfg.get("classifier") or ()
-    heads = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+    heads = own_head_names(backbone)
     body = {name: value for name, value in wanted.items() if not name.startswith(heads)}
     _refuse_missing(weights, found, body)
     head = {name: value for name, value in wanted.items() if name.startswith(heads)}
@@ -129,6 +128,12 @@ def take_weights(model: EarlyExitModel, weights: Weights) -> Taken:
     left = [name for name in found if name not in used]
     left += [f"heads.{name}" for name in weights.exits if int(name.split(".")[0]) not in exits]
     return Taken(len(body), said, exits, tuple(left))
+
+
+def own_head_names(backbone: Any) -> tuple[str, ...]:
+    """What the names of a timm backbone's own head begin with, such as ``head.``."""
+    names = backbone.pretrained_cfg.get("classifier") or ()
+    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 
 def _converted(weights: Weights, backbone: nn.Module) -> dict[str, Tensor]:

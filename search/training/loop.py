@@ -10,18 +10,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search.errors import BadInput, check_range
 from search.models.early_exit import EarlyExitModel
+from search.models.pretrained import own_head_names
 from search.tasks import resolve_task
 from search.tasks.torch_half import TorchTask, resolve_torch_task
+from search.training.resume import TrainingState
+from search.training.stepping import GradientStep
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class TrainRecipe:
         epochs: passes over the training images, 1 or more.
         batch_size: images a step.
         learning_rate: peak of the one-cycle schedule (warm-up, then cosine to zero), AdamW.
+        backbone_rate: share of it that the backbone below its own head learns at, 0 to 1; at 0 it
+            is frozen.
         weight_decay: decoupled decay of matrices; vectors and embeddings have none.
         warmup_epochs: linear warm-up, in epochs (fractions allowed), at most ``epochs``.
         distillation: weight of the pull towards the last exit's answer, 0 for none.
@@ -45,6 +50,7 @@ class TrainRecipe:
     epochs: int = 20
     batch_size: int = 256
     learning_rate: float = 2e-3
+    backbone_rate: float = 1.0
     weight_decay: float = 0.05
     warmup_epochs: float = 1.0
     distillation: float = 0.5
@@ -58,6 +64,7 @@ class TrainRecipe:
             "epochs": (1, 100_000),
             "batch_size": (2, 1_000_000),
             "learning_rate": (1e-9, 0.999),
+            "backbone_rate": (0, 1),
             "weight_decay": (0, 0.999),
             "warmup_epochs": (0, self.epochs),
             "distillation": (0, 10),
@@ -86,60 +93,6 @@ class TrainingData(Protocol):
         """One epoch in full batches: images ``[B, C, H, W]`` float32, targets ``[B, ...]``."""
 
 
-class ArrayData:
-    """Images held in memory, augmented by flips and shifts.
-
-    Args:
-        images: uint8 ``[N, H, W, C]``.
-        targets: class indices, ``[N]`` or whatever shape the task has.
-        mean, std: normalization a channel, of pixels in [0, 1].
-        shift: largest shift in pixels, each way.
-        flip: whether to mirror half of the images.
-    """
-
-    def __init__(
-        self,
-        images: np.ndarray,
-        targets: np.ndarray,
-        mean: Sequence[float],
-        std: Sequence[float],
-        shift: int = 2,
-        flip: bool = True,
-    ) -> None:
-        self.images = torch.tensor(images).permute(0, 3, 1, 2).contiguous()
-        self.targets = torch.tensor(targets, dtype=torch.int64)
-        self.mean = torch.tensor(mean).view(1, -1, 1, 1)
-        self.std = torch.tensor(std).view(1, -1, 1, 1)
-        self.shift = shift
-        self.flip = flip
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def batches(
-        self, batch_size: int, generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self), generator=generator)
-        for start in range(0, len(self) - batch_size + 1, batch_size):
-            chosen = order[start : start + batch_size]
-            yield self._augment(self.images[chosen], generator), self.targets[chosen]
-
-    def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        count, _, height, width = images.shape
-        if self.flip:
-            mirrored = torch.rand(count, generator=generator) < 0.5
-            images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
-        if self.shift:
-            padded = F.pad(images, [self.shift] * 4)
-            offsets = torch.randint(0, 2 * self.shift + 1, (2, count), generator=generator)
-            rows = offsets[0].view(-1, 1) + torch.arange(height)
-            columns = offsets[1].view(-1, 1) + torch.arange(width)
-            index = torch.arange(count).view(-1, 1, 1)
-            images = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
-            images = images.permute(0, 3, 1, 2)
-        return (images.float() / 255 - self.mean) / self.std
-
-
 @dataclass(frozen=True)
 class EpochReport:
     """What one epoch printed: mean loss, the task's metric on the last exit, and time."""
@@ -149,6 +102,16 @@ class EpochReport:
     value: float
     learning_rate: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """How far an epoch is: batches done, of how many, and the sum of their losses."""
+
+    epoch: int
+    done: int
+    batches: int
+    losses: float
 
 
 def exit_loss(task: TorchTask, outputs: Tensor, targets: Tensor, recipe: TrainRecipe) -> Tensor:
@@ -170,13 +133,25 @@ def exit_loss(task: TorchTask, outputs: Tensor, targets: Tensor, recipe: TrainRe
     return loss
 
 
-def _parameter_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
-    matrices: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
+def _parameter_groups(model: EarlyExitModel, recipe: TrainRecipe) -> list[dict[str, Any]]:
+    """Matrices decay, the rest does not; heads learn at the full rate, the body at its share."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    own_head = tuple(f"backbone.{name}" for name in own_head_names(model.backbone))
     for name, parameter in model.named_parameters():
         embeds = name.endswith(("pos_embed", "cls_token", "dist_token", "reg_token"))
-        (rest if parameter.ndim < 2 or embeds else matrices).append(parameter)
-    return [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+        decay = 0.0 if parameter.ndim < 2 or embeds else recipe.weight_decay
+        body = name.startswith("backbone.") and not name.startswith(own_head)
+        share = recipe.backbone_rate if body else 1.0
+        if share:
+            groups.setdefault((decay, share), []).append(parameter)
+    return [
+        {"params": members, "weight_decay": decay, "share": share}
+        for (decay, share), members in groups.items()
+    ]
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return (seed + 1_000_003 * (epoch - 1)) % 2**63
 
 
 def train(
@@ -185,17 +160,21 @@ def train(
     data: TrainingData,
     recipe: TrainRecipe,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    on_batch: Callable[[BatchReport], None] = lambda report: None,
+    state: TrainingState | None = None,
 ) -> None:
     """Train ``model`` in place and leave it in evaluation mode.
 
     Matrix products run in bfloat16 under autocast, weights and optimizer stay in float32.
 
     Args:
-        model: in full precision.
+        model: in full precision, on the device to train on.
         task: name of what its heads answer.
         data: training images.
         recipe: hyperparameters.
         on_epoch: receives a report at the end of every epoch.
+        on_batch: receives a report after every batch.
+        state: where it is kept at the end of every epoch, and taken up from; it stays there.
 
     Raises:
         BadInput: when there are fewer images than one batch.
@@ -208,8 +187,9 @@ def train(
         )
     plain_task, torch_task = resolve_task(task), resolve_torch_task(task)
     device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(recipe.seed)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, recipe.weight_decay), lr=1.0)
+    groups = _parameter_groups(model, recipe)
+    learning = [parameter for group in groups for parameter in group["params"]]
+    optimizer = torch.optim.AdamW(groups, lr=1.0)
     warmup = recipe.warmup_epochs * steps
     total = recipe.epochs * steps
 
@@ -224,32 +204,55 @@ def train(
             outputs = model(images).float()
         return exit_loss(torch_task, outputs, targets, recipe), outputs[:, -1].detach()
 
-    step_loss: Callable[..., tuple[Tensor, Tensor]] = (
-        torch.compile(loss_of) if recipe.compile else loss_of
-    )
-    model.train()
-    step = 0
-    for epoch in range(1, recipe.epochs + 1):
-        started = time.monotonic()
-        losses, statistics = 0.0, []
-        for images, targets in data.batches(recipe.batch_size, generator):
-            for group in optimizer.param_groups:
-                group["lr"] = rate(step)
-            loss, deepest = step_loss(images.to(device), targets.to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            losses += loss.item()
-            statistics.append(torch_task.reduce(deepest, targets.numpy())[1])
-            step += 1
-        on_epoch(
-            EpochReport(
-                epoch,
-                losses / steps,
-                plain_task.score(np.concatenate(statistics)).value,
-                rate(step - 1),
-                time.monotonic() - started,
+    gradients = GradientStep(loss_of, optimizer, recipe.compile)
+    done = state.load(model, optimizer) if state else 0
+    with _learning_only(model, learning, frozen=not recipe.backbone_rate):
+        for epoch in range(done + 1, recipe.epochs + 1):
+            started = time.monotonic()
+            losses, statistics = 0.0, []
+            # Of every epoch its own, so that one that goes on draws what it would have drawn.
+            torch.manual_seed(_epoch_seed(recipe.seed, epoch))
+            generator = torch.Generator().manual_seed(_epoch_seed(recipe.seed, epoch))
+            step = (epoch - 1) * steps
+            for images, targets in data.batches(recipe.batch_size, generator):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate(step) * group["share"]
+                loss, deepest = gradients(images.to(device), targets.to(device))
+                assert deepest is not None
+                nn.utils.clip_grad_norm_(learning, 1.0)
+                optimizer.step()
+                losses += loss.item()
+                statistics.append(torch_task.reduce(deepest, targets.numpy())[1])
+                step += 1
+                on_batch(BatchReport(epoch, step - (epoch - 1) * steps, steps, losses))
+            if state:
+                state.store(model, optimizer, epoch, step)
+            on_epoch(
+                EpochReport(
+                    epoch,
+                    losses / steps,
+                    plain_task.score(np.concatenate(statistics)).value,
+                    rate(step - 1),
+                    time.monotonic() - started,
+                )
             )
-        )
     model.eval()
+
+
+@contextmanager
+def _learning_only(
+    model: EarlyExitModel, learning: Sequence[nn.Parameter], *, frozen: bool
+) -> Iterator[None]:
+    """Gradients for these parameters only; a frozen backbone keeps its running figures too."""
+    chosen = {id(parameter) for parameter in learning}
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    for parameter in wanted:
+        parameter.requires_grad_(id(parameter) in chosen)
+    model.train()
+    if frozen:
+        model.backbone.eval()
+    try:
+        yield
+    finally:
+        for parameter, before in wanted.items():
+            parameter.requires_grad_(before)

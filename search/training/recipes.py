@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
 from search.data import fashion
-from search.data.batches import normalized_batches
+from search.data.augment import resolve_augmentation
+from search.data.batches import batch_that_fits, normalized_batches
 from search.data.idx import read_idx_pair
-from search.data.imagefolder import ImageFolderDataset, list_images
-from search.data.splits import Split
-from search.digest import digest_of_bytes
+from search.data.imagefolder import ImageFolderDataset
+from search.data.listing import list_images
+from search.data.splits import DataOptions, Split, few_images
+from search.digest import digest_of, digest_of_bytes, digest_of_file
 from search.errors import BadInput, unknown_choice
 from search.models.backbones.base import adapt
 from search.models.card import Architecture, Exits, InputSpec, ModelCard
@@ -29,11 +31,13 @@ from search.models.early_exit import EarlyExitModel
 from search.models.pretrained import read_weights, take_weights
 from search.tasks import resolve_task
 from search.tasks.torch_half import resolve_torch_task
-from search.training.data import FolderData
-from search.training.loop import ArrayData, EpochReport, TrainingData, TrainRecipe, train
+from search.training.data import FolderData, open_training_data
+from search.training.loop import BatchReport, EpochReport, TrainingData, TrainRecipe, train
+from search.training.resume import TrainingState
 
 Say = Callable[[str], None]
 
+TUNED_BACKBONE = 0.1  # share of the rate at which weights that are good already are tuned
 UNWRITTEN = "0" * 64  # the weights' digest before there are weights
 
 FASHION_ARCHITECTURE = Architecture(
@@ -46,33 +50,58 @@ FASHION_ARCHITECTURE = Architecture(
 )  # fmt: skip
 
 
-def train_recipe(
-    name: str,
-    folder: Path,
-    output: Path,
-    *,
-    overrides: dict[str, Any],
-    timm_model: str,
-    pretrained: bool | Path,
-    weights_prefix: str = "",
-    exits: tuple[int, ...] | None,
-    head: str | None,
-    say: Say,
-) -> ModelCard:
-    """Train the recipe ``name`` on ``folder`` and write the checkpoint ``output``.
+PROGRESS_S = 15.0  # between two lines within an epoch
 
-    Args:
-        name: ``"fashion"`` or ``"imagefolder"``.
+
+@dataclass(frozen=True)
+class Request:
+    """What is trained, and on what.
+
+    Attributes:
         folder: where the training images lie.
-        output: the safetensors file to write; the card goes beside it.
-        overrides: fields of :class:`TrainRecipe` that replace the recipe's own.
         timm_model: the backbone, for ``imagefolder``.
         pretrained: for ``imagefolder``: True downloads timm's weights, a path reads them from a
             safetensors file in timm's format or of exitbits' own.
         weights_prefix: what is taken off the names in that file.
+        img_size: side of the images that ``imagefolder``'s model reads, None for timm's own.
+        augmentation: of the images; None for light where weights are given, else strong.
         exits: blocks that an exit follows (default every block for ``fashion``, every second one
             for ``imagefolder``).
-        head: name of the exit head, default ``"linear"``.
+        head: name of the exit head.
+        duplicates: what becomes of an image that lies in two splits.
+        device: where it is trained, None for a GPU where there is one.
+    """
+
+    folder: Path
+    timm_model: str = "vit_tiny_patch16_224"
+    pretrained: bool | Path = False
+    weights_prefix: str = ""
+    img_size: int | None = None
+    augmentation: str | None = None
+    exits: tuple[int, ...] | None = None
+    head: str = "linear"
+    duplicates: Literal["refuse", "leave-out"] = "refuse"
+    device: str | None = None
+
+    @property
+    def images(self) -> str:
+        """The name of the augmentation."""
+        return self.augmentation or ("light" if self.pretrained else "strong")
+
+
+def train_recipe(
+    name: str, request: Request, output: Path, *, overrides: dict[str, Any], say: Say
+) -> ModelCard:
+    """Train the recipe ``name`` and write the checkpoint ``output``.
+
+    What was learned is kept beside it at the end of every epoch, before anything is scored; a
+    training that was interrupted goes on from there to the same outcome.
+
+    Args:
+        name: ``"fashion"`` or ``"imagefolder"``.
+        request: what is trained, and on what.
+        output: the safetensors file to write; the card goes beside it.
+        overrides: fields of :class:`TrainRecipe` that replace the recipe's own.
         say: receives each line of progress.
 
     Returns:
@@ -81,22 +110,31 @@ def train_recipe(
     if name not in RECIPES:
         raise unknown_choice("recipe", name, RECIPES)
     default, prepare = RECIPES[name]
+    if request.pretrained:
+        default = replace(default, backbone_rate=TUNED_BACKBONE)
     recipe = replace(default, **overrides)
     torch.manual_seed(recipe.seed)
-    weights = read_weights(pretrained, weights_prefix) if isinstance(pretrained, Path) else None
-    backbone, data, held_out, card = prepare(
-        Request(folder, timm_model, pretrained is True, exits, head or "linear")
-    )
+    given = request.pretrained
+    weights = read_weights(given, request.weights_prefix) if isinstance(given, Path) else None
+    backbone, data, held_out, card = prepare(request)
     model = EarlyExitModel(backbone, card.exits.blocks, card.exits.head, len(card.classes))
     if weights is not None:
-        say(f"weights of {pretrained}: {take_weights(model, weights)}")
+        say(f"weights of {weights.file}: {take_weights(model, weights)}")
+    device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
     parameters = sum(p.numel() for p in model.parameters())
-    say(f"training {card.name}: {parameters} parameters, {len(data)} images, {recipe}")
-    started = time.monotonic()
-    metric = resolve_task(card.task).metric
+    say(
+        f"training {card.name} on {device}: {parameters} parameters, {len(data)} images, "
+        f"augmentation {request.images}, {recipe}"
+    )
+    if warning := few_images(held_out):
+        say(warning)
+    state = TrainingState(output.with_suffix(".state"), _training_key(card, recipe, request))
+    started, metric = time.monotonic(), resolve_task(card.task).metric
     train(
         model, card.task, data, recipe,
         on_epoch=lambda report: say(_epoch_line(report, recipe.epochs, metric)),
+        on_batch=_within_epochs(recipe.epochs, say), state=state,
     )  # fmt: skip
     seconds = time.monotonic() - started
     values = exit_values(model, card, held_out)
@@ -109,45 +147,35 @@ def train_recipe(
             "training": {
                 "command": shlex.join(["exitbits", *sys.argv[1:]]),
                 "recipe": recipe.as_dict(),
-                "pretrained": str(pretrained) if isinstance(pretrained, Path) else pretrained,
+                "augmentation": request.images,
+                "pretrained": str(given) if isinstance(given, Path) else given,
                 "seconds": round(seconds),
                 "torch": torch.__version__,
                 f"{held_out.name}_{metric}_by_exit": values,
             }
         }
     )
-    return save_checkpoint(model, card, output)
+    card = save_checkpoint(model, card, output)
+    state.remove()
+    return card
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a recipe is asked for."""
-
-    folder: Path
-    timm_model: str
-    pretrained: bool
-    exits: tuple[int, ...] | None
-    head: str
+def _training_key(card: ModelCard, recipe: TrainRecipe, request: Request) -> str:
+    """Digest of what a training's outcome depends on; the card names its images."""
+    fields = recipe.as_dict()
+    del fields["compile"]
+    given = request.pretrained
+    return digest_of(
+        {
+            "card": card.model_dump(mode="json"),
+            "recipe": fields,
+            "augmentation": request.images,
+            "weights": digest_of_file(given) if isinstance(given, Path) else given,
+        }
+    )
 
 
 Prepared = tuple[torch.nn.Module, TrainingData, Split, ModelCard]
-
-
-def open_training_data(dataset: str, folder: Path, spec: InputSpec) -> TrainingData:
-    """The training images of a data set, augmented and normalized.
-
-    Args:
-        dataset: ``"fashion"`` or ``"imagefolder"``.
-        folder: where they lie: Fashion-MNIST's published files, or ``train/CLASS/`` below it.
-        spec: what the model reads.
-
-    Raises:
-        BadInput: when they cannot be read.
-    """
-    if dataset == "fashion":
-        images, labels = read_idx_pair(folder, "train")
-        return ArrayData(images[..., None], labels, spec.mean, spec.std)
-    return FolderData(list_images(folder / "train")[1], spec)
 
 
 def _prepare_fashion(request: Request) -> Prepared:
@@ -167,25 +195,30 @@ def _prepare_fashion(request: Request) -> Prepared:
         weights_sha256=UNWRITTEN,
     )
     backbone = build_backbone(card.architecture, len(card.classes))
-    data = ArrayData(images[..., None], labels, fashion.MEAN, fashion.STD)
+    data = open_training_data("fashion", request.folder, card.input, DataOptions(), request.images)
     return backbone, data, fashion.FashionDataset().split("search"), card
 
 
 def _prepare_imagefolder(request: Request) -> Prepared:
-    classes, files = list_images(request.folder / "train")
+    kwargs = {} if request.img_size is None else {"img_size": request.img_size}
+    architecture = Architecture(timm=request.timm_model, kwargs=kwargs)
+    classes = list_images(request.folder, "train").classes
     if len(classes) < 2:
         raise BadInput(f"{str(request.folder / 'train')!r} has one class only: two are needed")
-    architecture = Architecture(timm=request.timm_model)
-    backbone = build_backbone(architecture, len(classes), request.pretrained)
+    backbone = build_backbone(architecture, len(classes), request.pretrained is True)
     config = resolve_model_data_config(backbone)
+    channels, *side = config["input_size"]
     spec = InputSpec(
-        size=config["input_size"],
+        size=(channels, *([request.img_size] * 2 if request.img_size else side)),
         mean=config["mean"],
         std=config["std"],
         interpolation=config["interpolation"],
         crop_pct=config["crop_pct"],
     )
     depth = adapt(backbone).num_blocks
+    options = DataOptions(duplicates=request.duplicates)
+    images = ImageFolderDataset(request.folder, spec, options)
+    files = images.training_files()
     card = ModelCard(
         name=request.timm_model,
         task="classification",
@@ -195,32 +228,33 @@ def _prepare_imagefolder(request: Request) -> Prepared:
         ),
         classes=classes,
         input=spec,
-        data={"dataset": "imagefolder", "train_images": len(files)},
+        data={
+            "dataset": "imagefolder",
+            "train_images": len(files),
+            "train_digest": digest_of([[file.name, file.size] for file in files]),
+        },
         weights_sha256=UNWRITTEN,
     )
-    held_out = ImageFolderDataset(request.folder, spec)
-    if held_out.classes != classes:
-        raise BadInput(f"train and val in {str(request.folder)!r} have different classes")
-    return backbone, FolderData(files, spec), held_out.split("search"), card
+    data = FolderData(files, spec, resolve_augmentation(request.images))
+    return backbone, data, images.split("search"), card
 
 
 RECIPES: dict[str, tuple[TrainRecipe, Callable[[Request], Prepared]]] = {
     "fashion": (TrainRecipe(epochs=40), _prepare_fashion),
     "imagefolder": (
-        TrainRecipe(epochs=10, batch_size=64, learning_rate=2e-4),
+        TrainRecipe(epochs=10, batch_size=64, learning_rate=5e-4),
         _prepare_imagefolder,
     ),
 }
 
 
-def exit_values(
-    model: EarlyExitModel, card: ModelCard, split: Split, batch_size: int = 500
-) -> list[float]:
+def exit_values(model: EarlyExitModel, card: ModelCard, split: Split) -> list[float]:
     """The metric of every exit on a split in full precision, each in [0, 1]."""
+    device = str(next(model.parameters()).device)
     task, torch_task = resolve_task(card.task), resolve_torch_task(card.task)
     statistics: list[list[np.ndarray]] = [[] for _ in model.exit_blocks]
     done = 0
-    for images in normalized_batches(split, card.input, batch_size):
+    for images in normalized_batches(split, card.input, batch_that_fits(card.input), device):
         targets = split.targets[done : done + len(images)]
         done += len(images)
 
@@ -238,3 +272,20 @@ def _epoch_line(report: EpochReport, epochs: int, metric: str) -> str:
         f"train {metric} {report.value:.4f}  lr {report.learning_rate:.5f}  "
         f"{report.seconds:.1f} s"
     )
+
+
+def _within_epochs(epochs: int, say: Say) -> Callable[[BatchReport], None]:
+    """Says how far a long epoch is, now and then."""
+    told = time.monotonic()
+
+    def on_batch(report: BatchReport) -> None:
+        nonlocal told
+        if time.monotonic() - told < PROGRESS_S or report.done == report.batches:
+            return
+        told = time.monotonic()
+        say(
+            f"epoch {report.epoch:3d}/{epochs}  batch {report.done} of {report.batches}  "
+            f"loss {report.losses / report.done:.4f}"
+        )
+
+    return on_batch

@@ -11,9 +11,7 @@ checkpoint, meant for the policy's bits.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from search.cost import Ledger
@@ -40,6 +36,8 @@ from search.tasks import Task
 from search.tasks.torch_half import TorchTask
 from search.trace import ExitTrace
 from search.training.loop import TrainingData
+from search.training.resume import TrainingState
+from search.training.stepping import GradientStep
 
 EXIT_FLOOR = 0.1  # an exit that is hardly taken still steers those that pass it
 
@@ -162,15 +160,16 @@ def recover(
     optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=(0.9, 0.99))
     weights = torch.tensor(exit_rates, device=quantized.device) + EXIT_FLOOR
     weights = weights / weights.sum()
-    saved = _State(state, recovery_key(quantized, bits, exit_rates, recipe))
+    saved = TrainingState(state, recovery_key(quantized, bits, exit_rates, recipe))
     done = saved.load(student, optimizer)
 
-    def loss_of(images: Tensor) -> Tensor:
+    def loss_of(images: Tensor) -> tuple[Tensor, None]:
+        heat = recipe.temperature
         return distillation_loss(
-            quantized.torch_task, twin.model(images), teacher(images), weights, recipe.temperature
-        )
+            quantized.torch_task, twin.model(images), teacher(images), weights, heat
+        ), None
 
-    step_loss: Callable[[Tensor], Tensor] = torch.compile(loss_of) if recipe.compile else loss_of
+    gradients = GradientStep(loss_of, optimizer, recipe.compile)
 
     def calibration() -> Iterator[Tensor]:
         return normalized_batches(
@@ -186,15 +185,13 @@ def recover(
             if step <= done:
                 continue
             if (step - 1) % recipe.refresh_every == 0:
-                saved.store(student, optimizer, step - 1)
+                saved.store(student, optimizer, step - 1, step - 1)
                 twin.refresh(calibration)
                 on_step(StepReport(step - 1, recipe.steps, _mean(losses)))
                 losses.clear()
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * _rate(step, recipe.steps)
-            loss = step_loss(images.to(quantized.device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss, _ = gradients(images.to(quantized.device))
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             losses.append(loss.item())
@@ -280,64 +277,3 @@ def _images(data: TrainingData, recipe: RecoverRecipe) -> Iterator[Tensor]:
 
 def _mean(losses: list[float]) -> float:
     return sum(losses) / len(losses) if losses else math.nan
-
-
-@dataclass(frozen=True)
-class _State:
-    """A file with everything that an interrupted recovery needs to go on.
-
-    Attributes:
-        path: a safetensors file, or None to keep nothing.
-        key: digest of what the outcome depends on; a state of another key is not taken up.
-    """
-
-    path: Path | None
-    key: str
-
-    def load(self, student: EarlyExitModel, optimizer: torch.optim.Optimizer) -> int:
-        """Take the state up; returns the steps done."""
-        if self.path is None or not self.path.is_file():
-            return 0
-        try:
-            tensors = load_file(self.path)
-            header = json.loads(bytes(tensors.pop("header").tolist()))
-        except (SafetensorError, KeyError, ValueError):
-            return 0  # damaged: begin anew
-        if header["key"] != self.key:
-            return 0
-        names = dict(student.named_parameters())
-        with torch.no_grad():
-            # Buffers as well: a normalization's running figures decide the ranges.
-            for name, value in student.state_dict().items():
-                value.copy_(tensors[f"model.{name}"])
-            for name, parameter in names.items():
-                if header["step"]:
-                    optimizer.state[parameter] = {
-                        "step": torch.tensor(float(header["step"])),
-                        "exp_avg": tensors[f"first.{name}"].to(parameter.device),
-                        "exp_avg_sq": tensors[f"second.{name}"].to(parameter.device),
-                    }
-        return int(header["step"])
-
-    def store(self, student: EarlyExitModel, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Write the state after ``step`` steps, in one atomic step."""
-        if self.path is None or not step:
-            return
-        header = json.dumps({"key": self.key, "step": step}).encode()
-        tensors = {"header": torch.tensor(list(header), dtype=torch.uint8)}
-        for name, value in student.state_dict().items():
-            tensors[f"model.{name}"] = value.detach().cpu().contiguous()
-        for name, parameter in student.named_parameters():
-            kept = optimizer.state.get(parameter, {})
-            tensors[f"first.{name}"] = kept["exp_avg"].cpu()
-            tensors[f"second.{name}"] = kept["exp_avg_sq"].cpu()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f"{self.path.name}.partial")
-        save_file(tensors, partial)
-        partial.replace(self.path)
-
-    def remove(self) -> None:
-        """Forget the state."""
-        if self.path is not None:
-            with contextlib.suppress(OSError):
-                self.path.unlink()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from search.errors import BadInput
-from studies.commands.common import check_writable
+from studies.commands.common import check_writable, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="passes over the training images")
     parser.add_argument("--batch-size", type=int, help="images a step")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate")
+    parser.add_argument(
+        "--backbone-rate",
+        type=float,
+        metavar="SHARE",
+        help="share of that rate for the backbone, 0 to 1; 0 freezes it (default 0.1 with "
+        "--pretrained, else 1)",
+    )
+    parser.add_argument(
+        "--augment",
+        choices=("none", "light", "strong"),
+        help="how much training images are changed (default light with --pretrained, else strong)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
     parser.add_argument(
         "--no-compile",
@@ -58,11 +70,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="imagefolder: what is taken off the names in that file (default nothing)",
     )
     parser.add_argument(
+        "--img-size",
+        type=positive,
+        metavar="PIXELS",
+        help="imagefolder: side of the images that the model reads (default the model's own)",
+    )
+    parser.add_argument(
+        "--leave-out-duplicates",
+        action="store_true",
+        help="imagefolder: an image that lies in two splits is kept in one instead of refused",
+    )
+    parser.add_argument(
         "--exits",
         metavar="B,B,...",
         help="imagefolder: exit after these blocks (default every second block)",
     )
     parser.add_argument("--head", help="exit head: linear or mlp (default linear)")
+    parser.add_argument(
+        "--device", help="where to train (default a GPU where there is one, else cpu)"
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing checkpoint")
 
 
@@ -80,25 +106,37 @@ def run(args: argparse.Namespace) -> int:
     if not args.data.is_dir():
         raise BadInput(f"no folder {str(args.data)!r}: --data names the folder of the images")
 
-    from search.training.recipes import train_recipe
+    from search.training.recipes import Request, train_recipe
+    from studies.work.worker import refuse_unknown_device
+
+    if args.device:
+        refuse_unknown_device(args.device)
 
     overrides = {
         "epochs": args.epochs,
         "batch_size": args.batch_size,
         "learning_rate": args.learning_rate,
+        "backbone_rate": args.backbone_rate,
         "seed": args.seed,
         "compile": False if args.no_compile else None,
     }
-    card = train_recipe(
-        args.recipe,
+    request = Request(
         args.data,
-        output,
-        overrides={name: value for name, value in overrides.items() if value is not None},
         timm_model=args.model,
         pretrained=Path(args.pretrained) if isinstance(args.pretrained, str) else args.pretrained,
         weights_prefix=args.weights_prefix,
+        img_size=args.img_size,
+        augmentation=args.augment,
         exits=_parse_exits(args.exits),
-        head=args.head,
+        head=args.head or "linear",
+        duplicates="leave-out" if args.leave_out_duplicates else "refuse",
+        device=args.device,
+    )
+    card = train_recipe(
+        args.recipe,
+        request,
+        output,
+        overrides={name: value for name, value in overrides.items() if value is not None},
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     print(f"{output} (digest {card.digest[:12]})")

@@ -13,7 +13,7 @@ from search.methods.outer import OuterProblem
 from search.methods.settings import MaqeeSettings
 from search.quantized import QuantizedModel
 from search.sensitivity import Additivity, SensitivityMeter, check_additivity
-from search.training.recipes import open_training_data
+from search.training.data import open_training_data
 from search.training.recovery import RecoverRecipe
 from studies.methods.recovery import OnProgress, Recovery, networks_only
 from studies.records import Study, StudyRecord
@@ -95,7 +95,8 @@ def open_for_methods(
     evaluator = networks_only(open_study_evaluator(record, caches.traces, caches.calibrations))
     recovery = None
     if training is not None:  # before anything costly: a wrong folder is told at once
-        data = open_training_data(record.config.data.dataset, training.images, evaluator.card.input)
+        section, spec = record.config.data, evaluator.card.input
+        data = open_training_data(section.dataset, training.images, spec, section.options())
         recovery = Recovery(evaluator, data, training.recipe, training.models)
     meter = SensitivityMeter(evaluator.quantized, record.config.space.granularity, caches.tables)
     what = "measuring sensitivity tables"

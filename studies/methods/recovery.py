@@ -17,8 +17,8 @@ from search.policy import Bits
 from search.quantized import QuantizedModel
 from search.results import Evaluation
 from search.space import PolicySpace
+from search.training.data import open_training_data
 from search.training.loop import TrainingData
-from search.training.recipes import open_training_data
 from search.training.recovery import (
     OnStep,
     RecoveredTraces,
@@ -171,7 +171,8 @@ def recover_policy(
     policy, recorded = given.read_policy(), given.read_evaluation()
     evaluator = networks_only(open_policy_evaluator(given))
     evaluator.ledger.check(policy)
-    data = open_training_data(given.study.data.dataset, images, evaluator.card.input)
+    section = given.study.data
+    data = open_training_data(section.dataset, images, evaluator.card.input, section.options())
     on_step = steps_of(f"recovering policy {policy.digest[:12]}", on_progress)
     made = Recovery(evaluator, data, recipe).make(
         policy.bits, recorded.exit_rates, weights, on_step

@@ -46,7 +46,7 @@ def open_evaluator(
         config.model.checkpoint,
         config.data.dataset,
         config.data.path,
-        calibration_images=config.data.calibration_images,
+        data=config.data.options(),
         quantizer=config.quantizer.name,
         engine=engine or config.engine.name,
         device=device,

@@ -48,7 +48,8 @@ from search.risk.terms import measure_risk
 from search.sensitivity import SensitivityMeter, check_additivity
 from search.space import PolicySpace
 from search.trace import ExitTrace
-from search.training.loop import ArrayData, TrainingData
+from search.training.data import ArrayData
+from search.training.loop import TrainingData
 from search.training.recovery import RecoveredTraces, RecoverRecipe
 from studies.methods.recovery import Recovery
 

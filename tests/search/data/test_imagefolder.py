@@ -12,7 +12,8 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 
 from search.data import open_dataset
-from search.data.imagefolder import ImageFolderDataset, read_image
+from search.data.imagefolder import ImageFolderDataset
+from search.data.images import read_image
 from search.data.splits import HELD_OUT_SPLITS, Split
 from search.models.card import InputSpec
 
@@ -25,7 +26,7 @@ def add(root: Path, part: str, name: str, number: int, suffix: str = "png") -> P
     """A small image of one colour, which tells its class and number."""
     path = root / part / name / f"{number:03d}.{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    colour = (200 * (name == "bee"), number, 77)
+    colour = (200 * (name == "bee"), number, 77 + (part == "train"))
     Image.new("RGB", (12, 10), colour).save(path)
     return path
 
@@ -88,7 +89,8 @@ def test_the_digest_changes_with_the_crop_and_with_the_size_of_a_file(root: Path
     cropped = SPEC.model_copy(update={"crop_pct": 0.9})
     assert ImageFolderDataset(root, cropped).split("certify").digest != digest
     for number in range(PER_CLASS):
-        Image.new("RGB", (40, 40)).save(root / "val" / "bee" / f"{number:03d}.png")
+        other = Image.new("RGB", (40, 40), (9, number, 9))
+        other.save(root / "val" / "bee" / f"{number:03d}.png")
     assert ImageFolderDataset(root, SPEC).split("certify").digest != digest
 
 
@@ -164,10 +166,10 @@ def test_a_damaged_image_is_named(tmp_path: Path, suffix: str, damage, refused):
         read_image(path, SPEC)
 
 
-def test_reading_a_split_with_a_damaged_image_names_it(root: Path, refused):
+def test_an_image_that_is_damaged_after_it_was_checked_is_named(root: Path, refused):
+    split = ImageFolderDataset(root, SPEC).split("search")
     for number in range(PER_CLASS):
         (root / "val" / "bee" / f"{number:03d}.png").write_bytes(b"junk")
-    split = ImageFolderDataset(root, SPEC).split("search")
     with refused("cannot read image", "val/bee/"):
         split.read(np.arange(len(split)))
 

@@ -28,7 +28,8 @@ from search.quantized import QuantizedModel
 from search.sensitivity import SensitivityMeter
 from search.space import PolicySpace
 from search.tasks import TASKS, TORCH_TASKS
-from search.training.loop import ArrayData, EpochReport, TrainRecipe, train
+from search.training.data import ArrayData
+from search.training.loop import EpochReport, TrainRecipe, train
 from search.training.recipes import exit_values
 from search.training.recovery import RecoveredTraces, RecoverRecipe, recover
 

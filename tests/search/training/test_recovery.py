@@ -24,7 +24,7 @@ from search.models.early_exit import EarlyExitModel, all_exits
 from search.policy import Bits, Policy
 from search.space import PolicySpace
 from search.tasks.torch_half import TorchTask, resolve_torch_task
-from search.training.loop import ArrayData
+from search.training.data import ArrayData
 from search.training.recovery import (
     RecoveredTraces,
     RecoverRecipe,

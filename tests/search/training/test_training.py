@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from search.data import fashion
-from search.data.batches import normalized_batches
+from search.data.batches import batch_that_fits, normalized_batches
 from search.data.imagefolder import ImageFolderDataset
-from search.models.card import Architecture
+from search.models.card import Architecture, InputSpec
 from search.models.checkpoint import build_backbone, load_checkpoint
 from search.models.early_exit import EarlyExitModel
 from search.tasks.torch_half import resolve_torch_task
-from search.training.loop import ArrayData, EpochReport, TrainRecipe, exit_loss, train
-from search.training.recipes import train_recipe
+from search.training.data import ArrayData
+from search.training.loop import EpochReport, TrainRecipe, exit_loss, train
+from search.training.recipes import Request, train_recipe
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -192,14 +194,11 @@ def folder(tmp_path: Path) -> Path:
 
 def run_recipe(name: str, folder: Path, output: Path, **changes: Any):
     options = {
-        "overrides": {"epochs": 1, "batch_size": 8, "compile": False},
-        "timm_model": "test_vit",
-        "pretrained": False,
-        "exits": None,
-        "head": None,
-        "say": lambda line: None,
+        "overrides": changes.pop("overrides", {"epochs": 1, "batch_size": 8, "compile": False}),
+        "say": changes.pop("say", lambda line: None),
     }
-    return train_recipe(name, folder, output, **{**options, **changes})
+    request = Request(folder, **{"timm_model": "test_vit", **changes})
+    return train_recipe(name, request, output, **options)
 
 
 def test_a_folder_of_images_becomes_a_checkpoint_that_loads(folder: Path):
@@ -264,7 +263,7 @@ def test_recipes_refuse_what_they_cannot_train(folder: Path, refused):
     with refused("16 training images", "batch of 32"):
         run_recipe("imagefolder", folder, output, overrides={"batch_size": 32})
     (folder / "val" / "cow").mkdir()
-    with refused("different classes"):
+    with refused("differ in classes", "cow"):
         run_recipe("imagefolder", folder, output)
     for part in ("train", "val"):
         (folder / part / "bee").rename(folder / f"{part}-bee")
@@ -281,5 +280,85 @@ def test_a_backbone_without_blocks_is_refused(folder: Path, refused):
 def test_a_damaged_training_image_is_named(folder: Path, refused):
     damaged = folder / "train" / "ant" / "3.png"
     damaged.write_bytes(b"junk")
-    with refused("cannot read image", str(damaged)):
+    with refused("a fault", "'train/ant/3.png'", "no image of the formats"):
         run_recipe("imagefolder", folder, folder / "out.safetensors")
+
+
+class Interrupted(Exception):
+    """What stands for Ctrl-C."""
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(folder: Path):
+    whole, parts = folder / "whole.safetensors", folder / "parts.safetensors"
+    overrides = {"epochs": 3, "batch_size": 8, "compile": False}
+    run_recipe("imagefolder", folder, whole, overrides=overrides)
+    assert not whole.with_suffix(".state").exists()
+
+    def stop_after(words: str):
+        def say(line: str) -> None:
+            lines.append(line)
+            if line.startswith(words):
+                raise Interrupted
+
+        return say
+
+    lines: list[str] = []
+    for words in ("epoch   1", "epoch   3", "held-out"):  # the last while it is scored
+        with pytest.raises(Interrupted):
+            run_recipe("imagefolder", folder, parts, overrides=overrides, say=stop_after(words))
+        assert parts.with_suffix(".state").exists()
+        assert not parts.exists()
+    run_recipe("imagefolder", folder, parts, overrides=overrides, say=lines.append)
+    epochs = [line.split()[1] for line in lines if line.startswith("epoch")]
+    assert epochs == ["1/3", "2/3", "3/3"]
+    one, other = load_file(whole), load_file(parts)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not parts.with_suffix(".state").exists()
+
+
+def test_a_state_of_other_images_or_another_recipe_is_not_taken_up(folder: Path):
+    output = folder / "out.safetensors"
+
+    def stop(line: str) -> None:
+        if line.startswith("held-out"):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run_recipe("imagefolder", folder, output, say=stop)
+    lines: list[str] = []
+    run_recipe("imagefolder", folder, output, augmentation="light", say=lines.append)
+    assert any(line.startswith("epoch   1/1") for line in lines)
+
+
+def test_a_frozen_backbone_stays_and_a_slow_one_moves_less(data: ArrayData):
+    def moved(share: float) -> dict[str, float]:
+        before, model = tiny_model().state_dict(), tiny_model()
+        recipe = TrainRecipe(epochs=1, batch_size=64, backbone_rate=share, compile=False)
+        train(model, "classification", data, recipe)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        return {
+            name: float((value.float() - before[name].float()).abs().max())
+            for name, value in model.state_dict().items()
+        }
+
+    frozen, slow, full = moved(0.0), moved(0.1), moved(1.0)
+    for name, change in frozen.items():
+        head = name.startswith(("heads.", "backbone.head."))
+        assert bool(change) == head, name  # running figures of normalizations among them
+    assert 0 < slow["backbone.blocks.0.mlp.fc1.weight"] < full["backbone.blocks.0.mlp.fc1.weight"]
+
+
+def test_images_of_another_size_are_trained_on(folder: Path):
+    card = run_recipe("imagefolder", folder, folder / "out.safetensors", img_size=64)
+    assert card.input.size == (3, 64, 64)
+    assert load_checkpoint(folder / "out.safetensors")[1].input.size == (3, 64, 64)
+
+
+def test_a_batch_that_is_scored_has_a_bounded_number_of_pixels():
+    def images(side: int) -> int:
+        spec = InputSpec(size=(3, side, side), mean=(0,) * 3, std=(1,) * 3)
+        return batch_that_fits(spec)
+
+    assert images(28) == 500
+    assert images(384) == 13
+    assert images(10_000) == 1
