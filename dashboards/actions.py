@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from search.errors import BadInput, unknown_choice
-from studies.config import MAX_TRIALS, StudyConfig, load_config, preset_names
+from studies import changing
+from studies.config import StudyConfig, load_config, preset_names
 from studies.creating import check_same
 from studies.store.database import STORE
 from studies.store.writer import StudyStore
@@ -70,9 +71,6 @@ class _Child:
 class StudyActions:
     """The store, and the submissions that run for it.
 
-    Studies that are there are named by their id: a page may be older than the study which has
-    its name by now.
-
     Args:
         store: where studies are changed.
     """
@@ -88,45 +86,16 @@ class StudyActions:
     # Studies that are there
 
     def set_archived(self, study_id: int, archived: bool) -> str:
-        """Hide a study from lists and workers, or show it again; says so in one line.
-
-        Raises:
-            StudyGone: when it was deleted.
-        """
-        name = self.store.study(study_id).record.config.name
-        self.store.set_archived(study_id, archived)
-        if archived:
-            return f"study {name!r} is archived: workers leave it alone"
-        return f"study {name!r} is back"
+        """See :func:`studies.changing.set_archived`."""
+        return changing.set_archived(self.store, study_id, archived)
 
     def stop(self, study_id: int) -> str:
-        """Let running trials finish and no new one begin; says so in one line.
-
-        Raises:
-            StudyGone: when it was deleted.
-            BadInput: when it has not begun.
-        """
-        config = self.store.stop(study_id).record.config
-        running = self.store.progress(study_id).running
-        rest = f"; {_counted(running, 'trial')} in hand will be finished" if running else ""
-        return f"study {config.name!r} ends at {_counted(config.budget.trials, 'trial')}{rest}"
+        """See :func:`studies.changing.stop`."""
+        return changing.stop(self.store, study_id)
 
     def raise_budget(self, study_id: int, trials: int) -> str:
-        """Let a study go on to ``trials`` of its own; says so in one line.
-
-        Raises:
-            StudyGone: when it was deleted.
-            BadInput: when that is not more than it has.
-        """
-        config = self.store.study(study_id).record.config
-        name, before = config.name, config.budget.trials
-        budget = self.store.raise_budget(study_id, trials).record.config.budget.trials
-        if budget <= before:
-            raise BadInput(
-                f"study {name!r} has a budget of {_counted(before, 'trial')}: "
-                f"{trials} is no more, give a higher number up to {MAX_TRIALS}"
-            )
-        return f"study {name!r} goes on to {_counted(budget, 'trial')}"
+        """See :func:`studies.changing.raise_budget`."""
+        return changing.raise_budget(self.store, study_id, trials)
 
     # Submitting
 
@@ -293,7 +262,3 @@ def _start(address: str, text: str, name: str | None, trials: int | None) -> _Ch
         folder.cleanup()
         raise
     return _Child(process, folder)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -13,12 +13,15 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from typing import NoReturn
+
+import shtab
 
 from search.errors import ExitbitsError
 
 INTERRUPTED = 130
+COMPLETION = "--print-completion"
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "launch": (
@@ -38,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("studies.commands.evaluate", "measure a policy from scratch"),
     "train": ("studies.commands.train", "train an early-exit model"),
     "recover": ("studies.commands.recover", "train a model for one policy by self-distillation"),
+    "stop": ("studies.commands.stop", "end a study at the trials that have begun"),
     "study": ("studies.commands.study", "list, rename, archive, delete, export or import studies"),
     "store": ("studies.commands.store", "make or migrate the tables of a store"),
 }
@@ -55,21 +59,27 @@ def added_commands() -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group="exitbits.commands")}
 
 
-def build_parser(command: str | None) -> argparse.ArgumentParser:
-    """Build the parser, with the arguments of ``command`` only."""
+def build_parser(command: str | None, *, whole: bool = False) -> argparse.ArgumentParser:
+    """Build the parser, with the arguments of ``command`` only, or ``whole`` with all."""
     parser = _Parser(
         prog="exitbits",
         description="Search depth-precision policies of Vision Transformers.",
         epilog="exit codes: 0 done, 1 failed, 2 bad usage or configuration, "
         "3 no policy satisfies the request, 130 interrupted",
     )
+    parser.add_argument("--version", action="version", version=f"exitbits {version('exitbits')}")
+    shtab.add_argument_to(
+        parser,
+        COMPLETION,
+        help="print a script that completes commands and options in this shell",
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
         child = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
-        if name == command:
+        if whole or name == command:
             importlib.import_module(module).add_arguments(child)
     for name, module in added_commands().items():
-        if command not in (None, name):
+        if not whole and command not in (None, name):
             commands.add_parser(name)
             continue
         found = importlib.import_module(module)
@@ -84,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in arguments if not word.startswith("-")), None)
     try:
-        parsed = build_parser(command).parse_args(arguments)
+        whole = bool(arguments) and arguments[0].partition("=")[0] == COMPLETION
+        parsed = build_parser(command, whole=whole).parse_args(arguments)
         module = {**added_commands(), **{name: one[0] for name, one in COMMANDS.items()}}
         code: int = importlib.import_module(module[parsed.command]).run(parsed)
         sys.stdout.flush()  # here, where a full disk or a reader that left can still be handled

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from search.disk_cache import DiskTraceCache
 from search.errors import BadInput
 from search.opening import model_digest
-from studies.config import StudyConfig
+from studies.config import StudyConfig, load_config, parse_config, preset_names
 from studies.records import Study, StudyRecord
 from studies.store.database import EmptyStore
 from studies.store.writer import StudyStore
 from studies.unchanged import check_model
+from studies.words import counted
 
 OnStage = Callable[[str], None]
 """Receives what is being done, in a few words."""
@@ -56,6 +58,51 @@ def open_study(
         "give this study another --name",
     )
     return store, store.raise_budget(study.id, config.budget.trials)
+
+
+def read_config(
+    source: str, address: str, *, name: str | None = None, trials: int | None = None
+) -> StudyConfig:
+    """The configuration that a person names: a file's, a preset's, or that of a stored study.
+
+    Args:
+        source: a path ending in ``.toml``, a preset's name, or a study's name, in this order.
+        address: of the store, where studies are looked for.
+        name, trials: replace what it says; a stored study under another name is a new one.
+
+    Raises:
+        BadInput: for a file that cannot be used, or a name that nothing has.
+    """
+    presets = preset_names()
+    if source.endswith(".toml") or source in presets:
+        return load_config(source, name=name, trials=trials)
+    stored: list[str] = []
+    with suppress(EmptyStore):
+        store = StudyStore(address)
+        stored = store.names(archived=True)
+        if source in stored:
+            config = store.get(source).record.config
+            changes = {"name": name, "budget": trials and {"trials": trials}}
+            return parse_config(
+                {**config.model_dump(mode="json"), **{k: v for k, v in changes.items() if v}},
+                f"study {source!r}",
+            )
+    there = f"this store has {', '.join(stored)}" if stored else "this store has no study yet"
+    raise BadInput(
+        f"nothing is called {source!r}: presets are {', '.join(presets)}, {there}; a file's name "
+        "ends in .toml"
+    )
+
+
+def budget_words(study: Study, asked: int) -> str:
+    """What a study's budget is after ``asked`` trials were asked for, in one line."""
+    name, has = study.record.config.name, study.record.config.budget.trials
+    if has == asked:
+        return f"study {name}: budget {counted(has, 'trial')}"
+    return (
+        f"study {name}: budget {counted(has, 'trial')}, as before; {asked} is less and changes "
+        f"nothing, 'exitbits stop' ends it at the trials that have begun"
+    )
 
 
 def check_same(study: Study, config: StudyConfig, name: str) -> None:

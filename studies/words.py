@@ -1,4 +1,4 @@
-"""Names and durations as people and file systems read them."""
+"""Names, numbers and durations as people and file systems read them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ def file_name(study: str) -> str:
     safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in study)
     # File systems count bytes; 200 leave room for an ending.
     return safe.encode()[:200].decode(errors="ignore")
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: ``1 trial``, ``2 trials``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def clock(seconds: float) -> str:

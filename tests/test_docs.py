@@ -282,7 +282,9 @@ def test_commands_and_options_in_the_text_exist(path: Path) -> None:
     ours = {option for command in EVERY_COMMAND for option in options(command)}
     for code in inline_code(path):
         words = code.split()
-        if words[0] == "exitbits" and len(words) > 1 and words[1].islower():
+        if words[0] == "exitbits" and len(words) > 1 and words[1].startswith("-"):
+            assert words[1] in build_parser(None)._option_string_actions, code
+        elif words[0] == "exitbits" and len(words) > 1 and words[1].islower():
             assert words[1] in EVERY_COMMAND, code
             given = {word.partition("=")[0] for word in words if word.startswith("-")}
             assert given <= options(words[1]), code

@@ -87,7 +87,7 @@ def default(command: str, action: argparse.Action, one_of: set[str]) -> str:
 def recipe_default(command: str, name: str) -> str:
     """The value of a training's or a recovery's recipe, for what an option may replace in it."""
     if command == "exitbits train":
-        values = [f"{getattr(recipe, name):g} ({key})" for key, (recipe, _) in RECIPES.items()
+        values = [f"{getattr(recipe, name):g} for {key}" for key, (recipe, _) in RECIPES.items()
                   if hasattr(recipe, name)]  # fmt: skip
         return ", ".join(values) or "none"
     if name in {field.name for field in fields(RecoverRecipe)}:
@@ -111,6 +111,31 @@ def ordinary_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable of this machine in the defaults."""
     monkeypatch.delenv("EXITBITS_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+
+@pytest.mark.parametrize("command", with_options())
+def test_every_default_stands_in_the_help_and_is_what_holds(command: str) -> None:
+    parser = parser_of(command)
+    required = {
+        action.dest
+        for group in parser._mutually_exclusive_groups
+        for action in group._group_actions
+        if group.required
+    }
+    for action in parser._actions:
+        if action.help == argparse.SUPPRESS or isinstance(action, argparse._HelpAction):
+            continue
+        shown = action.help or ""
+        assert shown, f"{command}: {action.dest} has no help"
+        if not action.option_strings or action.dest in required or action.nargs == 0:
+            continue
+        held = recipe_default(command, action.dest)
+        if action.required:
+            assert shown.endswith("(required)"), (command, action.dest)
+        elif action.default is not None and action.default is not False:
+            assert "(default" in shown, (command, action.dest)
+        elif held != "none" and "(default 0.1 with" not in shown:  # of two, by another option
+            assert f"(default {held})" in shown, (command, action.dest)
 
 
 @pytest.mark.usefixtures("ordinary_cache")

@@ -53,7 +53,7 @@ ROOMS = {
         ("live_front", "fronts", "policy_file", "unchanged", "words"),
         ("samplers",),
         ("work",),
-        ("creating", "evaluating", "picking"),
+        ("changing", "creating", "evaluating", "picking"),
         ("methods",),
         ("launchers",),
         ("running",),

@@ -17,7 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", help="name of the study")
     add_store(parser)
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FILE.html", help="where to write it"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE.html",
+        help="where to write it (required)",
     )
 
 

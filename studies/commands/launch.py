@@ -18,8 +18,7 @@ from studies.commands.bars import stages
 from studies.commands.common import check_writable, positive, print_front, read_store
 from studies.commands.progress import ProgressDisplay
 from studies.commands.submit import add_study_source
-from studies.config import load_config
-from studies.creating import open_study
+from studies.creating import budget_words, open_study, read_config
 from studies.fronts import FrontSummary
 from studies.launchers import Launcher, WorkerOrder, open_launcher
 from studies.records import Study
@@ -52,18 +51,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the study to the end of its budget; progress goes to stderr, the front to stdout."""
     interrupts.watch(signal.SIGTERM, signal.SIGHUP)  # stop as for Ctrl-C
-    config = load_config(args.study, name=args.name, trials=args.trials)
+    address = read_store(args)
+    config = read_config(args.study, address, name=args.name, trials=args.trials)
     cache = DiskTraceCache(args.cache)
     report = args.report or Path(f"{file_name(config.name)}.html")
     check_writable(report, "--report")
     console = Console(stderr=True)
-    name, address, log = config.name, read_store(args), args.cache / "worker.log"
+    name, log = config.name, args.cache / "worker.log"
     # The default may be another where a worker runs.
     folder = None if args.cache == default_cache_folder() else args.cache.absolute()
     order = WorkerOrder(address, name, folder, log, args.workers)
     launcher = open_launcher(args.on, order)
     with stages(console) as on_stage:
         store, study = open_study(address, config, cache, on_stage)
+    if study.record.config.budget.trials > config.budget.trials:
+        console.print(budget_words(study, config.budget.trials), markup=False)
     interrupted = _serve(store, study, launcher, console)
     progress = store.progress(study.id)
     summary = FrontSummary.load(store, study)

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_study(parser)
     parser.add_argument(
         "--budgets", type=_gbops, nargs="+", required=True, metavar="X",
-        help="expected GBOPs a sample that policies may cost",
+        help="expected GBOPs a sample that policies may cost (required)",
     )  # fmt: skip
     add_settings(parser)
     parser.add_argument(

@@ -53,12 +53,14 @@ def add_recovery(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument(
         "--data", type=Path, metavar="DIR", required=required,
         help="training images, for recovery by self-distillation"
-        + ("" if required else " (without it nothing is recovered)"),
+        + (" (required)" if required else " (without it nothing is recovered)"),
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, help="optimizer steps of a recovery")
-    parser.add_argument("--batch-size", type=int, help="images a step of recovery")
-    parser.add_argument("--learning-rate", type=float, help="peak learning rate of recovery")
-    parser.add_argument("--seed", type=int, help="of recovery's order and augmentation")
+    parser.add_argument("--steps", type=int, help="optimizer steps of a recovery (default 200)")
+    parser.add_argument("--batch-size", type=int, help="images a step of recovery (default 128)")
+    parser.add_argument(
+        "--learning-rate", type=float, help="peak learning rate of recovery (default 0.0005)"
+    )
+    parser.add_argument("--seed", type=int, help="of recovery's order and augmentation (default 0)")
     parser.add_argument(
         "--compile", action="store_true",
         help="compile the recovery step: most of a minute to start, then faster",

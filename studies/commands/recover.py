@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE.safetensors",
         help="checkpoint to write; its card is the same name ending in .json, the policy's new "
-        "bundle the same ending in .policy.json",
+        "bundle the same ending in .policy.json (required)",
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace an existing bundle")
 

@@ -17,22 +17,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="names of the studies")
     listing.add_argument("--archived", action="store_true", help="archived ones too")
     rename = actions.add_parser("rename", help="give a study another name")
-    rename.add_argument("study")
-    rename.add_argument("new_name")
+    rename.add_argument("study", help="name of the study")
+    rename.add_argument("new_name", help="what it is called from now on")
     for name, text in (
         ("archive", "hide a study from lists and workers"),
         ("restore", "show an archived study again"),
     ):
-        actions.add_parser(name, help=text).add_argument("study")
+        actions.add_parser(name, help=text).add_argument("study", help="name of the study")
     delete = actions.add_parser("delete", help="remove a study for good")
-    delete.add_argument("study")
+    delete.add_argument("study", help="name of the study")
     delete.add_argument("--yes", action="store_true", help="do not ask")
     for name, text in (
         ("export", "copy a study into a stock Optuna database"),
         ("import", "copy a study from a stock Optuna database"),
     ):
         action = actions.add_parser(name, help=text)
-        action.add_argument("study")
+        action.add_argument("study", help="name of the study")
         action.add_argument("database", metavar="URL", help="the other database")
     for action in actions.choices.values():
         add_store(action)

@@ -11,18 +11,20 @@ from search.caching import default_cache_folder
 from search.disk_cache import DiskTraceCache
 from studies.commands.bars import stages
 from studies.commands.common import add_store, positive, read_store
-from studies.config import load_config
-from studies.creating import open_study
+from studies.creating import budget_words, open_study, read_config
 
 
 def add_study_source(parser: argparse.ArgumentParser) -> None:
     """Declare what ``launch`` and ``submit`` share."""
     parser.add_argument(
-        "study", nargs="?", default="fashion", metavar="PRESET or STUDY.toml",
-        help="what to search (default: the preset fashion)",
+        "study", nargs="?", default="fashion", metavar="PRESET, STUDY.toml or NAME",
+        help="what to search: a preset, a file, or a study of the store (default: the preset "
+        "%(default)s)",
     )  # fmt: skip
     add_store(parser)
-    parser.add_argument("--trials", type=positive, metavar="N", help="budget of the study")
+    parser.add_argument("--trials", type=positive, metavar="N",
+                        help="budget of the study (default: what the file says); that of one "
+                        "that is there can only grow")  # fmt: skip
     parser.add_argument("--name", help="name of the study (default: what the file says)")
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", default=default_cache_folder(),
@@ -37,10 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Create the study, or raise the budget of one that exists with the same configuration."""
-    config = load_config(args.study, name=args.name, trials=args.trials)
+    address = read_store(args)
+    config = read_config(args.study, address, name=args.name, trials=args.trials)
     cache = DiskTraceCache(args.cache)
     with stages(Console(stderr=True)) as on_stage:
-        _, study = open_study(read_store(args), config, cache, on_stage)
-    made = study.record.config
-    print(f"study {made.name}: budget {made.budget.trials} trials")
+        _, study = open_study(address, config, cache, on_stage)
+    print(budget_words(study, config.budget.trials))
     return 0

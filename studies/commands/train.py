@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to train on: Fashion-MNIST's "
         "published files, or folders of images by class (DIR/train/CLASS/*.jpg)",
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the image files")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="the image files (required)"
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -27,9 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="checkpoint to write (default RECIPE.safetensors); its card is the "
         "same name ending in .json",
     )
-    parser.add_argument("--epochs", type=int, help="passes over the training images")
-    parser.add_argument("--batch-size", type=int, help="images a step")
-    parser.add_argument("--learning-rate", type=float, help="peak learning rate")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        help="passes over the training images (default 40 for fashion, 10 for imagefolder)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, help="images a step (default 256 for fashion, 64 for imagefolder)"
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        help="peak learning rate (default 0.002 for fashion, 0.0005 for imagefolder)",
+    )
     parser.add_argument(
         "--backbone-rate",
         type=float,
@@ -42,7 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("none", "light", "strong"),
         help="how much training images are changed (default light with --pretrained, else strong)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of weights, order and augmentation (default %(default)s)",
+    )
     parser.add_argument(
         "--no-compile",
         action="store_true",

@@ -161,7 +161,7 @@ def test_pick_without_a_match_ends_with_three(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["launch", "fashoin"], "unknown preset 'fashoin'"),
+        (["launch", "fashoin"], "nothing is called 'fashoin'"),
         (["launch", "none.toml"], "none.toml"),
         (["launch", "--trials", "0"], "'0' must be a whole number"),
         (["launch", "--trials", "many"], "'many' must be a whole number"),
