@@ -195,6 +195,17 @@ class Evaluator(Generic[Model]):
             self.cache.store(key, trace)
         return trace
 
+    def check_sane(self, bits: Bits) -> None:
+        """Run the first batch in full precision and at ``bits`` that any model can stand.
+
+        Where this fails, no policy is to blame for a pass that failed.
+
+        Raises:
+            Exception: whatever the model raises.
+        """
+        next(iter(self.quantized.run_full_precision(self.split)))
+        next(iter(self.quantized.run(bits, self.split)))
+
     def evaluate(self, policy: Policy) -> Evaluation:
         """Measure ``policy`` on the split.
 

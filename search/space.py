@@ -112,6 +112,24 @@ class PolicySpace:
             values[f"t.exit{index}"] = threshold
         return values
 
+    def check_values(self, values: Mapping[str, Any]) -> None:
+        """Raise ``BadInput`` unless :meth:`propose` could be given these values, or some of them.
+
+        Args:
+            values: by the names of :meth:`propose`, of whatever origin.
+        """
+        asked = _Asked()
+        self.propose(asked)
+        for name, value in values.items():
+            if name not in asked.ranges:
+                names = list(asked.ranges)
+                raise BadInput(f"{name!r} is no value of this space: {names[0]} to {names[-1]} are")
+            low, high, whole = asked.ranges[name]
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (is_number and low <= value <= high) or (whole and value != int(value)):
+                kind = "a whole number " if whole else ""
+                raise BadInput(f"{name} = {value!r}: this space allows {kind}{low} to {high}")
+
     def decode(self, values: Mapping[str, Any]) -> Policy:
         """The policy that :meth:`encode` gave ``values`` for."""
         return self.propose(_Recorded(values))
@@ -216,6 +234,21 @@ class _Recorded:
 
     def suggest_float(self, name: str, low: float, high: float) -> float:
         return float(self.values[name])
+
+
+class _Asked:
+    """A proposer that notes what is asked for: lowest, highest, and whether it is whole."""
+
+    def __init__(self) -> None:
+        self.ranges: dict[str, tuple[float, float, bool]] = {}
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        self.ranges[name] = (low, high, True)
+        return low
+
+    def suggest_float(self, name: str, low: float, high: float) -> float:
+        self.ranges[name] = (low, high, False)
+        return low
 
 
 def _without_gaps(choices: tuple[int, ...]) -> bool:

@@ -141,7 +141,7 @@ class RecordedModel:
         margins, doubts, pushes = self._samples
         for start in range(0, len(split), BATCH):
             stop = min(start + BATCH, len(split))
-            numbers = np.asarray(split.read(np.arange(start, stop)))
+            numbers = split.samples(np.arange(start, stop))
             moved = np.cumsum((amounts[:, :, None] * pushes[:, :, numbers]).sum(axis=0), axis=0)
             margin = margins[:, numbers] + moved  # [E, n]: above 0 where the exit is right
             sure = 1 / (1 + np.exp(-2 * np.abs(margin + doubts[:, numbers])))

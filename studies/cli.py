@@ -42,7 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("studies.commands.train", "train an early-exit model"),
     "recover": ("studies.commands.recover", "train a model for one policy by self-distillation"),
     "stop": ("studies.commands.stop", "end a study at the trials that have begun"),
-    "study": ("studies.commands.study", "list, rename, archive, delete, export or import studies"),
+    "study": ("studies.commands.study", "list, rename, archive, retry, delete, export or import"),
     "store": ("studies.commands.store", "make or migrate the tables of a store"),
 }
 

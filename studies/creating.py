@@ -12,6 +12,7 @@ from search.opening import model_digest
 from studies.config import StudyConfig, load_config, parse_config, preset_names
 from studies.records import Study, StudyRecord
 from studies.store.database import EmptyStore
+from studies.store.refusals import forget_refusals
 from studies.store.writer import StudyStore
 from studies.unchanged import check_model
 from studies.words import counted
@@ -27,6 +28,8 @@ def open_study(
     on_stage: OnStage = lambda stage: None,
 ) -> tuple[StudyStore, Study]:
     """Take a study up where it exists, and raise its budget; else check everything and create it.
+
+    One that workers have given up is tried again by them.
 
     Args:
         address: of the store, which is made where there is none.
@@ -57,6 +60,7 @@ def open_study(
         model_digest(config.model.checkpoint),
         "give this study another --name",
     )
+    forget_refusals(store.database, study.id)
     return store, store.raise_budget(study.id, config.budget.trials)
 
 

@@ -201,6 +201,8 @@ class Progress:
         lost: attempts whose worker was lost; their trials go to the next worker.
         contributed: trials of methods, which took nothing from the search and are counted in none
             of the others.
+        blocked: why the study cannot go on before somebody mends something, where every worker that
+            could serve it has given it up; else None.
     """
 
     budget: int
@@ -209,6 +211,7 @@ class Progress:
     failed: int
     lost: int
     contributed: int = 0
+    blocked: str | None = None
 
     @property
     def ended(self) -> int:

@@ -30,5 +30,5 @@ def normalized_batches(
     std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
     for start in range(0, len(split), batch_size):
         indices = np.arange(start, min(start + batch_size, len(split)))
-        pixels = torch.tensor(np.asarray(split.read(indices)), device=device)
+        pixels = torch.tensor(split.samples(indices), device=device)
         yield (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from search.digest import digest_of
+from search.errors import BadInput, ExitbitsError
 
 HELD_OUT_SPLITS = ("search", "order", "certify")
 SPLITS = (*HELD_OUT_SPLITS, "calibration")
@@ -55,6 +56,23 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def samples(self, indices: np.ndarray) -> np.ndarray:
+        """What :attr:`read` gives as one array.
+
+        Raises:
+            BadInput: when they cannot be read, whatever the data set raised: it is never the fault
+                of who asked.
+        """
+        try:
+            return np.asarray(self.read(indices))
+        except (ExitbitsError, MemoryError):
+            raise
+        except Exception as error:
+            raise BadInput(
+                f"the samples of split {self.name!r} cannot be read "
+                f"({type(error).__name__}: {error}): check the data"
+            ) from error
 
     def head(self, count: int) -> Split:
         """The first ``count`` samples, under a digest of their own."""

@@ -23,6 +23,7 @@ from studies.fronts import FrontSummary
 from studies.launchers import Launcher, WorkerOrder, open_launcher
 from studies.records import Study
 from studies.running import run_workers
+from studies.store.outage import Outage
 from studies.store.writer import StudyStore
 from studies.words import file_name
 
@@ -66,10 +67,11 @@ def run(args: argparse.Namespace) -> int:
         store, study = open_study(address, config, cache, on_stage)
     if study.record.config.budget.trials > config.budget.trials:
         console.print(budget_words(study, config.budget.trials), markup=False)
-    interrupted = _serve(store, study, launcher, console)
-    progress = store.progress(study.id)
-    summary = FrontSummary.load(store, study)
-    for trial, reason in store.failures(study.id):
+    outage = Outage(lambda line: console.print(line, style="yellow", markup=False))
+    interrupted = _serve(store, study, launcher, console, outage)
+    progress = outage.wait_out(lambda: store.progress(study.id))
+    summary = outage.wait_out(lambda: FrontSummary.load(store, study))
+    for trial, reason in outage.wait_out(lambda: store.failures(study.id)):
         console.print(f"trial {trial} failed: {reason}", style="yellow", markup=False)
     if summary.rows:
         print_front(summary)
@@ -81,20 +83,30 @@ def run(args: argparse.Namespace) -> int:
             markup=False,
         )
         return INTERRUPTED
+    if progress.blocked:
+        raise ExitbitsError(
+            f"study {name!r} is blocked after {progress.finished} of {progress.budget} trials: "
+            f"{progress.blocked} (log: {log}); mend that, and the same command goes on"
+        )
     if not progress.done:
         raise ExitbitsError(
             f"the workers ended after {progress.finished} of {progress.budget} trials: "
             f"{launcher.last_words()} (log: {log}); the same command goes on"
         )
     if progress.failed > progress.finished:
-        raise ExitbitsError(f"{progress.failed} of {progress.budget} trials failed, see above")
+        raise ExitbitsError(
+            f"{progress.failed} of {progress.budget} trials failed, see above: when that is "
+            "mended, 'exitbits study retry' tries them again"
+        )
     return 0
 
 
-def _serve(store: StudyStore, study: Study, launcher: Launcher, console: Console) -> bool:
+def _serve(
+    store: StudyStore, study: Study, launcher: Launcher, console: Console, outage: Outage
+) -> bool:
     """Run the workers with live progress; returns whether Ctrl-C came first."""
-    if store.progress(study.id).done:  # nothing to show
-        return run_workers(store, study, launcher)
+    if outage.wait_out(lambda: store.progress(study.id)).done:  # nothing to show
+        return run_workers(store, study, launcher, outage=outage)
     display = ProgressDisplay(console)
     with display.showing():
         interrupted = run_workers(
@@ -105,9 +117,11 @@ def _serve(store: StudyStore, study: Study, launcher: Launcher, console: Console
             lambda: console.print(
                 "stopping: workers finish the trial in hand (Ctrl-C again to drop it)"
             ),
+            outage,
         )
-        summary = FrontSummary.of(study.record, store.evaluations(study.id))
-        display.update(store.progress(study.id), summary, final=True)
+        rows = outage.wait_out(lambda: store.evaluations(study.id))
+        progress = outage.wait_out(lambda: store.progress(study.id))
+        display.update(progress, FrontSummary.of(study.record, rows), final=True)
     return interrupted
 
 

@@ -7,7 +7,7 @@ import json
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Group
 from rich.live import Live
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from studies.commands.common import add_json, add_store, read_store, stdout_console
 from studies.fronts import FrontSummary
+from studies.store.outage import Outage
 from studies.store.workers import WorkerState, list_workers
 from studies.store.writer import StudyStore
 
@@ -34,19 +35,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one row a study and one a worker."""
-    store = StudyStore(read_store(args))
+    address = read_store(args)
+    if args.watch is not None and not args.json:
+        return _watch(address, args)
+    store = StudyStore(address)
     if args.json:
         studies, workers = _read(store, args)
         shown = {"studies": studies, "workers": [asdict(worker) for worker in workers]}
         print(json.dumps(shown, indent=2, allow_nan=False, default=datetime.isoformat))
         return 0
+    stdout_console().print(_tables(*_read(store, args)))
+    return 0
+
+
+def _watch(address: str, args: argparse.Namespace) -> NoReturn:
+    """Show it again and again; a database that is away is waited for."""
     console = stdout_console()
-    if args.watch is None:
-        console.print(_tables(*_read(store, args)))
-        return 0
+    outage = Outage(lambda line: console.print(line, style="yellow", markup=False))
+    store = outage.wait_out(lambda: StudyStore(address))
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            live.update(_tables(*_read(store, args)), refresh=True)
+            live.update(_tables(*outage.wait_out(lambda: _read(store, args))), refresh=True)
             time.sleep(max(0.2, args.watch))
 
 
@@ -81,7 +90,7 @@ def _tables(studies: list[dict[str, Any]], workers: list[WorkerState]) -> Group:
     for row in studies:
         table.add_row(
             Text(row["study"]),
-            f"{row['finished']}/{row['budget']}" + (" done" if row["done"] else ""),
+            f"{row['finished']}/{row['budget']}{_state(row)}",
             str(row["contributed"]),
             str(row["running"]),
             str(row["failed"]),
@@ -89,8 +98,22 @@ def _tables(studies: list[dict[str, Any]], workers: list[WorkerState]) -> Group:
             str(row["front"]),
             f"{row['hypervolume']:.4f}",
         )
+    words = [
+        Text(
+            f"{row['study']} is blocked: {row['blocked']}; mend that, then 'launch' it again or "
+            f"'exitbits study retry'",
+            style="yellow",
+        )
+        for row in studies
+        if row["blocked"]
+    ]
+    words += [
+        Text(f"{worker.name} has given {study} up: {reason}", style="yellow")
+        for worker in workers
+        for study, reason in worker.refuses.items()
+    ]
     if not workers:
-        return Group(table)
+        return Group(table, *words)
     fleet = Table()
     for heading in ("worker", "state", "works on", "since"):
         fleet.add_column(heading)
@@ -101,7 +124,13 @@ def _tables(studies: list[dict[str, Any]], workers: list[WorkerState]) -> Group:
             Text(f"{worker.study} trial {worker.trial}" if worker.study else "-"),
             _ago(worker.since or worker.started),
         )
-    return Group(table, fleet)
+    return Group(table, fleet, *words)
+
+
+def _state(row: dict[str, Any]) -> str:
+    if row["done"]:
+        return " done"
+    return " blocked" if row["blocked"] else ""
 
 
 def _ago(then: datetime) -> str:

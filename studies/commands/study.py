@@ -1,4 +1,4 @@
-"""``exitbits study``: list, rename, archive, delete, export and import studies."""
+"""``exitbits study``: list, rename, archive, retry, delete, export and import studies."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, text in (
         ("archive", "hide a study from lists and workers"),
         ("restore", "show an archived study again"),
+        ("retry", "try failed trials again, and have workers serve a study they gave up"),
     ):
         actions.add_parser(name, help=text).add_argument("study", help="name of the study")
     delete = actions.add_parser("delete", help="remove a study for good")
@@ -56,6 +57,10 @@ def run(args: argparse.Namespace) -> int:
 def _change(store: StudyStore, args: argparse.Namespace, study: Study) -> None:
     if args.action == "rename":
         store.rename(study.id, args.new_name)
+    elif args.action == "retry":
+        count = store.retry(study.id)
+        what = "1 failed trial" if count == 1 else f"{count} failed trials"
+        print(f"study {args.study}: {what} will be tried again; workers serve it")
     elif args.action == "delete":
         _delete(store, study, args.yes)
     else:

@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(f"no folder {str(args.data)!r}: --data names the folder of the images")
 
     from search.training.recipes import Request, train_recipe
-    from studies.work.worker import refuse_unknown_device
+    from studies.work.opening import refuse_unknown_device
 
     if args.device:
         refuse_unknown_device(args.device)

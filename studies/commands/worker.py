@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="where models run (default %(default)s)")
     parser.add_argument(
-        "--until-done", action="store_true", help="end when the study's budget is spent"
+        "--until-done",
+        action="store_true",
+        help="end when nothing is left to do: the study's budget is spent, or every study's",
     )
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--stream", help=argparse.SUPPRESS)
@@ -47,17 +49,21 @@ def run(args: argparse.Namespace) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     caches = DiskCaches(args.cache)
 
+    from studies.store.outage import Outage
     from studies.store.workers import Registration, default_worker_name
     from studies.store.writer import StudyStore
-    from studies.work.worker import Worker, refuse_unknown_device
+    from studies.work.opening import refuse_unknown_device
+    from studies.work.worker import Worker
 
-    store = StudyStore(read_store(args))
+    outage = Outage(logging.warning)
+    address = read_store(args)
+    store = outage.wait_out(lambda: StudyStore(address))
     if args.study:
-        store.get(args.study)
+        outage.wait_out(lambda: store.get(args.study))
     threads = args.threads or usable_cores()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read by torch when a model loads it
     refuse_unknown_device(args.device)
-    registration = Registration(store.claims, args.name or default_worker_name())
+    registration = Registration(store.claims, args.name or default_worker_name(), args.study)
     worker = Worker(
         store, registration, caches, study=args.study, until_done=args.until_done,
         parent=args.parent, stream=args.stream, device=args.device,

@@ -20,9 +20,8 @@ from search.errors import ExitbitsError
 from studies.records import Lease, StudyGone
 from studies.store.database import Database
 from studies.store.rows import frozen_trial, trial_row
-from studies.store.schema import evaluations, now_seconds, studies, trials
+from studies.store.schema import LEASE_S, evaluations, lasts, now_seconds, studies, trials
 
-LEASE_S = 60.0  # long beside a lost heartbeat, short beside a lost worker
 MAX_ATTEMPTS = 3
 
 _WAITING, _RUNNING = TrialState.WAITING.value, TrialState.RUNNING.value
@@ -69,14 +68,17 @@ class Claims:
                 trials.c.study_id == study_id,
                 or_(
                     trials.c.state == _WAITING,
-                    and_(trials.c.state == _RUNNING, trials.c.lease_until < now_seconds()),
+                    and_(
+                        trials.c.state == _RUNNING,
+                        ~lasts(trials.c.lease_until, trials.c.lease_s),
+                    ),
                 ),
             )
             .order_by(trials.c.state, trials.c.number)  # abandoned ones before queued ones
             .limit(1)
             .with_for_update(skip_locked=True)
         ).one_or_none()
-        if free is not None and free.attempt >= MAX_ATTEMPTS:
+        if free is not None and free.attempt - free.returned >= MAX_ATTEMPTS:
             self._quarantine(connection, study_id, free)
             return "again"
         is_first = free is None or free.attempt == 0
@@ -84,7 +86,7 @@ class Claims:
             update(studies)
             .where(
                 studies.c.id == study_id,
-                # An abandoned trial has its place in the budget already.
+                # One that was begun before has its place in the budget already.
                 studies.c.claimed < studies.c.budget if is_first else studies.c.id == study_id,
             )
             .values(
@@ -104,6 +106,7 @@ class Claims:
             "worker": worker,
             "attempt": 1 if free is None else free.attempt + 1,
             "lease_until": now_seconds() + self.lease_s,
+            "lease_s": self.lease_s,
             "started": datetime.now(UTC),
             "revision": counters.revision,
         }
@@ -130,7 +133,7 @@ class Claims:
             .where(trials.c.id == row.id)
             .values(
                 state=TrialState.FAIL.value,
-                reason=f"quarantined: {row.attempt} workers were lost on it, last {row.worker}",
+                reason=f"quarantined: {MAX_ATTEMPTS} workers were lost on it, last {row.worker}",
                 finished=datetime.now(UTC),
                 lease_until=None,
                 revision=revision,
@@ -167,20 +170,80 @@ class Claims:
             return connection.execute(
                 update(trials)
                 .where(*self._held(lease))
-                .values(lease_until=now_seconds() + self.lease_s)
+                .values(lease_until=now_seconds() + self.lease_s, lease_s=self.lease_s)
             ).rowcount
 
         return bool(self.database.write(step, one_statement=True))
 
     def give_back(self, lease: Lease) -> bool:
-        """Let the next claim have the trial at once."""
+        """Let the next claim have the trial at once; it is queued again as if nobody had had it.
+
+        It keeps its place in the budget, and the attempt counts against nobody.
+        """
+
+        def step(connection: Connection) -> bool:
+            revision = connection.execute(
+                update(studies)
+                .where(studies.c.id == lease.study_id)
+                .values(revision=studies.c.revision + 1)
+                .returning(studies.c.revision)
+            ).scalar_one_or_none()
+            if revision is None:
+                return False
+            given = connection.execute(
+                update(trials)
+                .where(*self._held(lease))
+                .values(
+                    state=_WAITING,
+                    worker=None,
+                    returned=trials.c.returned + 1,
+                    lease_until=None,
+                    revision=revision,
+                )
+            )
+            return bool(given.rowcount)
+
+        return self.database.write(step)
+
+    def retry(self, study_id: int) -> int:
+        """Queue every failed trial of a study again, with all its attempts before it.
+
+        Each keeps its number, its policy and its place in the budget.
+
+        Returns:
+            how many there are.
+
+        Raises:
+            StudyGone: when the study was deleted.
+        """
 
         def step(connection: Connection) -> int:
+            revision = connection.execute(
+                update(studies)
+                .where(studies.c.id == study_id)
+                .values(revision=studies.c.revision + 1)
+                .returning(studies.c.revision)
+            ).scalar_one_or_none()
+            if revision is None:
+                raise StudyGone(study_id)
             return connection.execute(
-                update(trials).where(*self._held(lease)).values(lease_until=now_seconds() - 1)
+                update(trials)
+                .where(
+                    trials.c.study_id == study_id,
+                    trials.c.state == TrialState.FAIL.value,
+                    trials.c.attempt > 0,  # else it was never taken, and has no place in the budget
+                )
+                .values(
+                    state=_WAITING,
+                    worker=None,
+                    returned=trials.c.attempt,
+                    reason=None,
+                    finished=None,
+                    revision=revision,
+                )
             ).rowcount
 
-        return bool(self.database.write(step, one_statement=True))
+        return self.database.write(step)
 
     def record(
         self,

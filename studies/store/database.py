@@ -11,13 +11,22 @@ import random
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event, inspect, text
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Engine,
+    Executable,
+    ScalarResult,
+    event,
+    inspect,
+    text,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
@@ -25,6 +34,11 @@ from search.errors import BadInput, ExitbitsError
 from studies.store import schema
 
 BUSY_TIMEOUT_S = 60.0
+# Behind a pooler the next transaction may be in another session of the server, so nothing is left
+# in one: no statement is prepared there, and nothing set.
+CONNECT_ARGUMENTS: Mapping[str, Any] = {
+    "connect_timeout": 5, "application_name": "exitbits", "prepare_threshold": None,
+}  # fmt: skip
 PATIENCE_S = 10.0
 VERSION_TABLE = "exitbits_version"
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -95,6 +109,7 @@ class Database:
         address: see :func:`parse_url`.
         create: whether to make the tables (and an SQLite file) where there are none.
         check: whether to refuse tables of another version; only an upgrade does not.
+        patience_s: how long what only reads waits for a database that is away.
 
     Raises:
         EmptyStore: when there is none and ``create`` is not set.
@@ -102,8 +117,10 @@ class Database:
         StoreUnavailable: when it cannot be reached.
     """
 
-    def __init__(self, address: str, *, create: bool, check: bool = True) -> None:
-        self._address = address
+    def __init__(
+        self, address: str, *, create: bool, check: bool = True, patience_s: float = PATIENCE_S
+    ) -> None:
+        self._address, self.patience_s = address, patience_s
         self.url = parse_url(address)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.shown = self.url.render_as_string(hide_password=True)
@@ -111,8 +128,7 @@ class Database:
             self._check_file(create)
         self.engine = _make_engine(self.url, self.is_sqlite)
         if check:
-            with self._explained():
-                self._prepare(create)
+            self._prepare(create)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self._address,)
@@ -129,13 +145,40 @@ class Database:
             )
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A connection for single statements that only read."""
-        with self._explained(), self.engine.connect() as connection:
-            if not self.is_sqlite:
-                # One statement sees one state by itself; begin and end would be two round trips.
-                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-            yield connection
+    def read(self) -> Iterator[Reading]:
+        """For single statements that only read; each is repeated if the database drops it."""
+        reading = Reading(self)
+        try:
+            with self._explained():
+                yield reading
+        finally:
+            reading.close()
+
+    def _connect_to_read(self) -> Connection:
+        connection = self.engine.connect()
+        if not self.is_sqlite:
+            # One statement sees one state by itself; begin and end would be two round trips.
+            connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        return connection
+
+    def repeated(self, attempt: Callable[[], Result], patience_s: float) -> Result:
+        """Do it again as long as the database is away, and at least once: a session may be dropped.
+
+        Raises:
+            StoreUnavailable: when it is away for longer than ``patience_s``.
+        """
+        deadline = time.monotonic() + patience_s
+        pause, again = 0.05, False
+        while True:
+            try:
+                with self._explained():
+                    return attempt()
+            except StoreUnavailable:
+                if again and time.monotonic() + pause > deadline:
+                    raise
+                again = True
+                time.sleep(pause * random.uniform(0.5, 1.5))
+                pause = min(2 * pause, 2.0)
 
     def write(
         self,
@@ -157,21 +200,16 @@ class Database:
         Raises:
             StoreUnavailable: when it stays away.
         """
-        deadline = time.monotonic() + patience_s
-        pause = 0.05
-        while True:
-            try:
-                with self._explained(), self.engine.connect() as plain:
-                    connection = plain.execution_options(exitbits_writes=True)
-                    if one_statement and not self.is_sqlite:
-                        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-                    with connection.begin():
-                        return step(connection)
-            except StoreUnavailable:
-                if time.monotonic() + pause > deadline:
-                    raise
-                time.sleep(pause * random.uniform(0.5, 1.5))
-                pause = min(2 * pause, 2.0)
+
+        def attempt() -> Result:
+            with self.engine.connect() as plain:
+                connection = plain.execution_options(exitbits_writes=True)
+                if one_statement and not self.is_sqlite:
+                    connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+                with connection.begin():
+                    return step(connection)
+
+        return self.repeated(attempt, patience_s)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -186,10 +224,13 @@ class Database:
             reason = str(error).splitlines()[0]
             raise ExitbitsError(f"store {self.shown}: {reason}") from error
 
+    def _found_version(self) -> str | None:
+        with self.engine.connect() as connection:
+            return _version(connection)
+
     def _prepare(self, create: bool) -> None:
         """Check the version of the tables, and make them where there are none and it may be."""
-        with self.engine.connect() as connection:
-            found = _version(connection)
+        found = self.repeated(self._found_version, 0)
         if found is None:
             if not create:
                 raise EmptyStore(
@@ -238,6 +279,46 @@ class Database:
         self.write(migrate, patience_s=BUSY_TIMEOUT_S)
 
 
+class Reading:
+    """Executes single statements that only read, on a connection that is made anew when lost.
+
+    Args:
+        database: what is read.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: Connection | None = None
+
+    def execute(self, statement: Executable) -> CursorResult[*tuple[Any, ...]]:
+        """The rows of a statement.
+
+        Raises:
+            StoreUnavailable: when the database stays away.
+        """
+
+        def attempt() -> CursorResult[*tuple[Any, ...]]:
+            if self._connection is None:
+                self._connection = self._database._connect_to_read()
+            try:
+                return self._connection.execute(statement)
+            except DBAPIError:
+                self.close()
+                raise
+
+        return self._database.repeated(attempt, self._database.patience_s)
+
+    def scalars(self, statement: Executable) -> ScalarResult[Any]:
+        """The first value of every row."""
+        return self.execute(statement).scalars()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
 def _reopen(address: str) -> Database:
     return Database(address, create=False)
 
@@ -272,9 +353,7 @@ def _version(connection: Connection) -> str | None:
 
 def _make_engine(url: URL, is_sqlite: bool) -> Engine:
     if not is_sqlite:
-        return sqlalchemy.create_engine(
-            url, connect_args={"connect_timeout": 5, "application_name": "exitbits"}
-        )
+        return sqlalchemy.create_engine(url, connect_args=CONNECT_ARGUMENTS)
     engine = sqlalchemy.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
 
     @event.listens_for(engine, "connect")
@@ -320,8 +399,10 @@ def _explain(error: DBAPIError, shown: str) -> ExitbitsError:
         name = getattr(error.orig, "sqlite_errorname", "")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             return StoreUnavailable(f"store {shown} is busy ({reason}): try again")
-        if name.startswith("SQLITE_FULL"):
-            return StoreUnavailable(f"store {shown}: the disk is full: free some room")
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            # A full disk is either, by what SQLite was about to write.
+            cause = "full" if name.startswith("SQLITE_FULL") else f"full or failing ({reason})"
+            return StoreUnavailable(f"store {shown}: the disk is {cause}: free some room")
         if name.startswith("SQLITE_READONLY"):
             return BadInput(f"store {shown} is read-only: make it writable, or name another")
         return BadInput(f"cannot open store {shown} ({reason}): name a file that exitbits made")

@@ -293,7 +293,8 @@ class StoreStorage(BaseStorage):
                 return copy.deepcopy(self._gathered[trial_id])
             if (place := self._study_of_trial.get(trial_id)) and place[0] in self._known:
                 known = self._known[place[0]].by_number.get(place[1])
-                if known is not None and known.state.is_finished():
+                # A failed one may be tried again.
+                if known is not None and known.state in (TrialState.COMPLETE, TrialState.PRUNED):
                     return known
         with self.database.read() as connection:
             row = connection.execute(select(trials).where(trials.c.id == trial_id)).one_or_none()

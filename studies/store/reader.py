@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from optuna.trial import TrialState
 from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
@@ -29,7 +30,8 @@ from studies.records import (
     is_contributed,
 )
 from studies.store.database import Database
-from studies.store.schema import evaluations, now_seconds, studies, trials
+from studies.store.refusals import blocking_reason
+from studies.store.schema import evaluations, lasts, refusals, studies, trials
 
 MAX_IN_STATEMENT = 10_000  # SQLite takes 32,766 values, PostgreSQL 65,535
 
@@ -92,22 +94,45 @@ class StudyReader:
             wanted.append(studies.c.archived.is_(None))
         return self._versions(wanted, studies.c.name)
 
-    def open_studies(self) -> list[StudyVersion]:
+    def open_studies(self, worker: str | None = None) -> list[StudyVersion]:
         """Studies with something to claim, the one with the fewest running trials first.
 
-        Asks only for running trials, which are few, whatever the size of a study.
+        Asks only for running and queued trials, which are few, whatever the size of a study.
+
+        Args:
+            worker: leaves out what this worker has given up.
         """
-        running = and_(
-            trials.c.study_id == studies.c.id, trials.c.state == TrialState.RUNNING.value
-        )
+        own = trials.c.study_id == studies.c.id
+        running = and_(own, trials.c.state == TrialState.RUNNING.value)
         in_hand = select(func.count()).where(running).scalar_subquery()
-        abandoned = exists().where(running, trials.c.lease_until < now_seconds())
+        abandoned = exists().where(running, ~lasts(trials.c.lease_until, trials.c.lease_s))
         wanted = [
             studies.c.record.is_not(None),
             studies.c.archived.is_(None),
-            or_(studies.c.claimed < studies.c.budget, abandoned),
+            or_(studies.c.claimed < studies.c.budget, abandoned, exists().where(own, _BEGUN)),
         ]
+        if worker is not None:
+            wanted.append(~_refused_by(worker))
         return self._versions(wanted, in_hand, studies.c.id)
+
+    def is_unfinished(self, worker: str) -> bool:
+        """Whether any study may still have work for ``worker``, now or when another is lost."""
+        begun = exists().where(
+            trials.c.study_id == studies.c.id,
+            or_(and_(trials.c.state == TrialState.RUNNING.value, trials.c.attempt > 0), _BEGUN),
+        )
+        statement = (
+            select(studies.c.id)
+            .where(
+                studies.c.record.is_not(None),
+                studies.c.archived.is_(None),
+                or_(studies.c.claimed < studies.c.budget, begun),
+                ~_refused_by(worker),
+            )
+            .limit(1)
+        )
+        with self.database.read() as connection:
+            return connection.execute(statement).first() is not None
 
     def _versions(
         self, wanted: Sequence[ColumnElement[bool]], *order: ColumnElement[object]
@@ -156,11 +181,13 @@ class StudyReader:
         Raises:
             StudyGone: when it was deleted.
         """
-        again = case((trials.c.attempt > 1, trials.c.attempt - 1), else_=0)
-        study = (studies.c.budget, studies.c.record)
+        in_use = case((trials.c.state == TrialState.WAITING.value, 0), else_=1)
+        gone = trials.c.attempt - trials.c.returned - in_use
+        lost = func.sum(case((gone > 0, gone), else_=0))
+        study = (studies.c.budget, studies.c.record, blocking_reason().label("blocked"))
         group = (trials.c.state, trials.c.source)
         statement = (
-            select(*study, *group, func.count(trials.c.id).label("trials"), func.sum(again))
+            select(*study, *group, func.count(trials.c.id).label("trials"), lost.label("lost"))
             .select_from(studies.outerjoin(trials))
             .where(studies.c.id == study_id)
             .group_by(studies.c.id, *group)
@@ -175,14 +202,15 @@ class StudyReader:
             counts[row.state] += row.trials
             if row.state == TrialState.COMPLETE.value:
                 contributed += row.trials if is_contributed(row.source, row.record) else 0
-        return Progress(
+        progress = Progress(
             budget=rows[0].budget - contributed,
             finished=counts[TrialState.COMPLETE.value] - contributed,
             running=counts[TrialState.RUNNING.value],
             failed=counts[TrialState.FAIL.value],
-            lost=sum(int(lost or 0) for *_, lost in rows),
+            lost=sum(int(row.lost or 0) for row in rows),
             contributed=contributed,
         )
+        return progress if progress.done else replace(progress, blocked=rows[0].blocked)
 
     def failures(self, study_id: int) -> Sequence[tuple[int, str]]:
         """Number and reason of every failed trial.
@@ -271,6 +299,13 @@ class StudyReader:
                 raise StudyGone(study_id)
 
 
+def _refused_by(worker: str) -> ColumnElement[bool]:
+    """Of a study: whether this worker has given it up."""
+    return exists().where(refusals.c.study_id == studies.c.id, refusals.c.worker == worker)
+
+
+# A trial that has its place in the budget and is queued again.
+_BEGUN = and_(trials.c.state == TrialState.WAITING.value, trials.c.attempt > 0)
 _VERSION = select(studies.c.name, studies.c.id, studies.c.revision)
 _NARROW = (
     "source", "digest", "value", "standard_error", "gbops", "gbops_p95", "mean_exit", "policy",

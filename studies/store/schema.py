@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     DateTime,
     Float,
     ForeignKey,
@@ -21,12 +22,14 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    and_,
+    func,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-SCHEMA = "0002"  # the newest migration; see studies/migrations/versions
+SCHEMA = "0003"  # the newest migration; see studies/migrations/versions
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -117,7 +120,10 @@ trials = Table(
     Column("source", Text),
     Column("worker", Text),
     Column("attempt", Integer, nullable=False, default=0),
+    # Attempts that were given back, or are tried again: they count against nobody.
+    Column("returned", Integer, nullable=False, default=0, server_default="0"),
     Column("lease_until", Float),
+    Column("lease_s", Float),
     Column("reason", Text),
     Column("revision", BigInteger, nullable=False),
     UniqueConstraint("study_id", "number"),
@@ -159,8 +165,44 @@ workers = Table(
     Column("session", String(32), nullable=False),
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
+    # Which process it is, see :mod:`studies.store.identity`.
+    Column("machine", Text, nullable=False, server_default=""),
+    Column("ticks", BigInteger, nullable=False, server_default="0"),
+    # Name of the only study that it serves, null for all.
+    Column("serves", Text),
     Column("started", UtcTime, nullable=False),
     Column("alive_until", Float, nullable=False),
+    Column("lease_s", Float),
 )
 
-__all__ = ["evaluations", "metadata", "now_seconds", "studies", "trials", "workers"]
+# Which worker has given a study up, and why. It outlives the worker: who comes later must know.
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("study_id", _Id, ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True),
+    Column("worker", Text, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("since", UtcTime, nullable=False),
+)
+
+LEASE_S = 60.0  # long beside a lost heartbeat, short beside a lost worker
+_SLACK_S = 1.0  # clocks are trimmed by less all the time
+
+
+def lasts(until: ColumnElement[Any], length_s: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether a lease still holds: it has not run out, and is not longer than it was made.
+
+    One that seems longer was made before the clock was set back, and has run out.
+
+    Args:
+        until: when it ends, by the database's clock.
+        length_s: how long it was made, null where an earlier exitbits made it.
+    """
+    left = until - now_seconds()
+    return and_(left >= 0, left <= func.coalesce(length_s, LEASE_S) + _SLACK_S)
+
+
+__all__ = [
+    "LEASE_S", "evaluations", "lasts", "metadata", "now_seconds", "refusals", "studies", "trials",
+    "workers",
+]  # fmt: skip

@@ -6,24 +6,32 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
 
-import psutil
 from optuna.trial import TrialState
-from sqlalchemy import Connection, and_, delete, insert, select, update
+from sqlalchemy import Connection, and_, delete, insert, or_, select, update
 
 from search.errors import BadInput, ExitbitsError
 from studies.records import Lease
 from studies.store.claims import Claims
-from studies.store.database import Database
-from studies.store.schema import now_seconds, studies, trials, workers
+from studies.store.database import Database, StoreUnavailable
+from studies.store.identity import machine, own_start, runs
+from studies.store.outage import Outage
+from studies.store.refusals import refusals_by_worker
+from studies.store.schema import lasts, now_seconds, refusals, studies, trials, workers
 
 log = logging.getLogger(__name__)
 
 RUNNING = TrialState.RUNNING.value
+GONE_S = 600.0  # long enough for a person to see who was lost
+
+# Not heard of for that long; or for ever, by a clock that was set back.
+_LONG_GONE = or_(
+    workers.c.alive_until < now_seconds() - GONE_S, workers.c.alive_until > now_seconds() + GONE_S
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class WorkerState:
         alive: whether it has been heard of lately, by the database's clock.
         study, trial: what it works on, or None.
         since: when it took that trial.
+        refuses: studies that it has given up, by name, and why.
     """
 
     name: str
@@ -46,6 +55,7 @@ class WorkerState:
     study: str | None
     trial: int | None
     since: datetime | None
+    refuses: Mapping[str, str]
 
 
 def default_worker_name() -> str:
@@ -54,12 +64,12 @@ def default_worker_name() -> str:
 
 
 def list_workers(database: Database) -> Sequence[WorkerState]:
-    """Every registered worker, the living first."""
-    alive = workers.c.alive_until > now_seconds()
+    """Every registered worker, the living first; not those that are long gone."""
+    alive = lasts(workers.c.alive_until, workers.c.lease_s)
     holds = and_(
         trials.c.worker == workers.c.name,
         trials.c.state == RUNNING,
-        trials.c.lease_until > now_seconds(),
+        lasts(trials.c.lease_until, trials.c.lease_s),
     )
     statement = (
         select(
@@ -68,17 +78,23 @@ def list_workers(database: Database) -> Sequence[WorkerState]:
             trials.c.started.label("since"),
         )
         .select_from(workers.outerjoin(trials, holds).outerjoin(studies))
+        .where(~_LONG_GONE)
         .order_by(alive.desc(), workers.c.name)
     )  # fmt: skip
     with database.read() as connection:
         rows = connection.execute(statement).all()
-    return [WorkerState(**{**row._mapping, "alive": bool(row.alive)}) for row in rows]
+    refused = refusals_by_worker(database)
+    return [
+        WorkerState(**{**row._mapping, "alive": bool(row.alive)}, refuses=refused.get(row.name, {}))
+        for row in rows
+    ]
 
 
 def release_dead(database: Database) -> int:
-    """Free the leases of this host's workers whose process is gone, and sign them off.
+    """Free the leases of this machine's workers whose process is gone, and sign them off.
 
-    Of other hosts nothing can be known; their leases run out by themselves.
+    Of other machines, and of other containers on this one, nothing can be known; their leases run
+    out by themselves.
 
     Returns:
         how many trials were freed.
@@ -86,11 +102,12 @@ def release_dead(database: Database) -> int:
 
     def step(connection: Connection) -> int:
         here = connection.execute(
-            select(workers.c.name, workers.c.pid, workers.c.started).where(
-                workers.c.host == socket.gethostname()
+            select(workers.c.name, workers.c.pid, workers.c.ticks).where(
+                workers.c.machine == machine()
             )
         ).all()
-        return _release(connection, [row.name for row in here if not _runs(row.pid, row.started)])
+        connection.execute(delete(workers).where(_LONG_GONE))
+        return _release(connection, [row.name for row in here if not runs(row.pid, row.ticks)])
 
     return database.write(step)
 
@@ -99,7 +116,7 @@ def release_workers(database: Database, names: Sequence[str]) -> int:
     """Free the leases of workers that are known to be lost, and sign them off.
 
     One that lives after all, cut off from whoever said so, finds its trial another's: its result
-    is refused, and it signs on no more.
+    is refused, and it signs on again.
 
     Returns:
         how many trials were freed.
@@ -118,44 +135,39 @@ def _release(connection: Connection, names: Sequence[str]) -> int:
     ).rowcount
 
 
-def _runs(pid: int, registered: datetime) -> bool:
-    """Whether process ``pid`` runs and is as old as the registration, not a later one's number."""
-    try:
-        process = psutil.Process(pid)
-        return (
-            process.status() != psutil.STATUS_ZOMBIE
-            and process.create_time() <= registered.timestamp() + 1
-        )
-    except psutil.NoSuchProcess:
-        return False
-
-
 class Registration:
     """One worker's entry, kept alive together with its lease by a thread of its own.
 
-    The thread outlives everything: a database that is away is asked again at the next beat.
+    A database that is away is waited for. The thread outlives everything: it asks again at the
+    next beat.
 
     Args:
         claims: of the store.
         name: no living worker may have it.
+        serves: name of the only study that it serves, None for all.
 
     Raises:
         BadInput: when a living worker has the name.
     """
 
-    def __init__(self, claims: Claims, name: str) -> None:
-        self.claims, self.name = claims, name
+    def __init__(self, claims: Claims, name: str, serves: str | None = None) -> None:
+        self.claims, self.name, self.serves = claims, name, serves
         self._session = uuid4().hex
         self._lease: Lease | None = None
         self._ended = threading.Event()
-        claims.database.write(self._enter)
+        Outage(log.warning).wait_out(lambda: claims.database.write(self._sign_on))
         self._thread = threading.Thread(target=self._beat, name="lease-keeper", daemon=True)
         self._thread.start()
+
+    def _sign_on(self, connection: Connection) -> None:
+        self._enter(connection)
+        # Whoever had the name may have given up what this one can do.
+        connection.execute(delete(refusals).where(refusals.c.worker == self.name))
 
     def _enter(self, connection: Connection) -> None:
         held = connection.execute(
             select(workers.c.host, workers.c.pid, workers.c.session).where(
-                workers.c.name == self.name, workers.c.alive_until > now_seconds()
+                workers.c.name == self.name, lasts(workers.c.alive_until, workers.c.lease_s)
             )
         ).one_or_none()
         if held is not None and held.session != self._session:
@@ -163,15 +175,19 @@ class Registration:
                 f"worker name {self.name!r} is in use (process {held.pid} on {held.host}): "
                 "choose another --name, or wait until that one is gone"
             )
-        connection.execute(delete(workers).where(workers.c.name == self.name))
+        connection.execute(delete(workers).where(or_(workers.c.name == self.name, _LONG_GONE)))
         connection.execute(
             insert(workers).values(
                 name=self.name,
                 session=self._session,
                 host=socket.gethostname(),
                 pid=os.getpid(),
+                machine=machine(),
+                ticks=own_start(),
+                serves=self.serves,
                 started=datetime.now(UTC),
                 alive_until=now_seconds() + self.claims.lease_s,
+                lease_s=self.claims.lease_s,
             )
         )
 
@@ -195,12 +211,16 @@ class Registration:
 
     def _beat(self) -> None:
         # Three beats a lease: one may be lost without harm.
+        outage = Outage(log.warning)
         while not self._ended.wait(self.claims.lease_s / 3):
             try:
                 self.claims.database.write(self._stay, patience_s=1)
                 lease = self._lease
                 if lease is not None and not self.claims.renew(lease) and lease is self._lease:
                     log.warning("trial %s: the lease ran out and is another's now", lease.number)
+                outage.over()
+            except StoreUnavailable as error:
+                outage.note(f"{error}; the lease is renewed when it can be")
             except ExitbitsError as error:
                 log.warning("worker %s: %s", self.name, error)
             except Exception:
@@ -208,8 +228,10 @@ class Registration:
                 log.exception("worker %s: unexpected error while renewing", self.name)
 
     def _stay(self, connection: Connection) -> None:
-        connection.execute(
+        stays = connection.execute(
             update(workers)
             .where(workers.c.name == self.name, workers.c.session == self._session)
-            .values(alive_until=now_seconds() + self.claims.lease_s)
+            .values(alive_until=now_seconds() + self.claims.lease_s, lease_s=self.claims.lease_s)
         )
+        if not stays.rowcount:
+            self._enter(connection)  # it was taken for lost, frozen or cut off for long

@@ -25,6 +25,7 @@ from studies.store.claims import Claims
 from studies.store.database import PATIENCE_S, Database
 from studies.store.optuna_storage import StoreStorage
 from studies.store.reader import StudyReader
+from studies.store.refusals import forget_refusals
 from studies.store.rows import evaluation_row, new_study_row
 from studies.store.schema import studies, trials
 
@@ -38,11 +39,19 @@ class StudyStore(StudyReader):
         address: see :func:`studies.store.database.parse_url`.
         create: whether to make the tables where there are none.
         lease_s: how long a claim lasts unless it is renewed.
+        patience_s: how long what only reads waits for a database that is away.
     """
 
-    def __init__(self, address: str, *, create: bool = False, lease_s: float | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        create: bool = False,
+        lease_s: float | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self.address = address
-        super().__init__(Database(address, create=create))
+        super().__init__(Database(address, create=create, patience_s=patience_s))
         self.storage = StoreStorage(self.database)
         self.claims = Claims(self.database) if lease_s is None else Claims(self.database, lease_s)
 
@@ -154,6 +163,18 @@ class StudyStore(StudyReader):
 
         self.database.write(change)
         return self.study(study_id)
+
+    def retry(self, study_id: int) -> int:
+        """Try failed trials again, and have workers that have given the study up serve it again.
+
+        Returns:
+            how many failed trials are queued again.
+
+        Raises:
+            StudyGone: when it was deleted.
+        """
+        forget_refusals(self.database, study_id)
+        return self.claims.retry(study_id)
 
     def rename(self, study_id: int, new_name: str) -> None:
         """Give a study another name.

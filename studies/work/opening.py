@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from search.errors import ExitbitsError
 from search.evaluate import Evaluator, TraceCache
 from search.opening import open_model
 from studies.config import StudyConfig
@@ -102,3 +103,17 @@ def open_policy_evaluator(
     if split == given.split:
         check_images(owner, given.data_digest, evaluator.data_digest)
     return evaluator
+
+
+def refuse_unknown_device(device: str) -> None:
+    """Raise ``ExitbitsError`` unless torch can compute on ``device``."""
+    if device == "cpu":
+        return  # wherever torch runs, and it need not be loaded to know
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ExitbitsError(
+            f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu"
+        ) from error

@@ -5,6 +5,7 @@ The one place where storage, sampler and what is known of a study meet.
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,12 @@ import optuna
 from optuna.trial import FrozenTrial, Trial
 
 from search.digest import digest_of
+from search.errors import BadInput
 from search.policy import Policy
 from studies.records import Claim, Lease, Study, StudyGone
 from studies.samplers.stock import make_sampler
-from studies.store.database import StoreUnavailable
+from studies.store.claims import LeaseLost
+from studies.store.database import PATIENCE_S, StoreUnavailable
 from studies.store.rows import params_value
 from studies.store.writer import StudyStore
 from studies.work.knowledge import StudyKnowledge
@@ -25,6 +28,13 @@ if TYPE_CHECKING:
 
     from search.bits.tables import SensitivityTables
     from studies.live_front import LiveFront
+
+
+log = logging.getLogger(__name__)
+
+
+class DoesNotFit(BadInput):
+    """A queued trial has values that its study's space does not have."""
 
 
 class Proposer:
@@ -66,6 +76,9 @@ class Proposer:
         Args:
             worker: who takes it.
 
+        A queued trial whose values do not fit the space fails with that as its reason, and the
+        one after it is taken.
+
         Returns:
             None when the budget is spent or all that is left is in other workers' hands.
 
@@ -74,20 +87,35 @@ class Proposer:
             StudyGone: when the study was deleted.
             StoreUnavailable: when the database stays away.
         """
-        taken = self.store.claims.claim(self.study.id, worker)
-        if taken is None:
-            return None
-        lease, trial = taken
+        while (taken := self.store.claims.claim(self.study.id, worker)) is not None:
+            lease, trial = taken
+            try:
+                return self._proposed(lease, trial)
+            except DoesNotFit as error:
+                log.warning("trial %s: %s", lease.number, error)
+                self.store.claims.fail(lease, str(error), PATIENCE_S)
+            except (StudyGone, LeaseLost):
+                raise
+            except Exception:
+                with suppress(StoreUnavailable):
+                    self.store.claims.give_back(lease)  # others need not wait until it runs out
+                raise
+        return None
+
+    def _proposed(self, lease: Lease, trial: FrozenTrial) -> Claim:
+        space = self.study.record.space
         source = lease.source or self.study.record.config.sampler.name
-        if trial.params:
-            # An earlier attempt proposed already; this one only evaluates again.
-            return Claim(lease, self.study.record.space.decode(trial.params), source)
+        given = trial.params or trial.system_attrs.get("fixed_params") or {}
         try:
-            policy = self._propose(lease, trial)
-        except Exception:
-            with suppress(StoreUnavailable):
-                self.store.claims.give_back(lease)  # others need not wait until it runs out
-            raise
+            space.check_values(given)
+            if trial.params:
+                # An earlier attempt proposed already; this one only evaluates again.
+                return Claim(lease, space.decode(trial.params), source)
+        except BadInput as error:
+            raise DoesNotFit(f"queued with what does not fit: {error}") from error
+        except KeyError as error:
+            raise DoesNotFit(f"queued without a value for {error}") from error
+        policy = self._propose(lease, trial)
         self.store.claims.send_proposal(lease, params_value(trial), trial.system_attrs, source)
         return Claim(lease, policy, source)
 

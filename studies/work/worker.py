@@ -2,7 +2,8 @@
 
 As a service it takes any study that has budget left, the least attended first, and waits when
 there is none. A database that is away costs nothing but time: what was computed is kept until it
-can be recorded.
+can be recorded. What goes wrong whatever the policy costs no trial: it is given back, and after
+three such failures in a row the worker gives the study up and says why.
 """
 
 from __future__ import annotations
@@ -12,26 +13,39 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from search.bits.lookup import TableLookup
 from search.disk_cache import DiskCaches
 from search.errors import BadInput, ExitbitsError
-from search.measuring import Measurer
+from search.measuring import Measured, Measurer
 from studies.records import HARVEST, Claim, NoSuchStudy, StudyGone
 from studies.store.claims import LeaseLost
 from studies.store.database import StoreUnavailable
+from studies.store.outage import PAUSE_S, Outage
+from studies.store.refusals import has_refused, refuse
 from studies.store.workers import Registration
 from studies.store.writer import StudyStore
+from studies.work.blame import fault_of_model, fault_of_worker, in_words
 from studies.work.opening import open_study_evaluator
 from studies.work.proposing import Proposer
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.3
-AWAY_S = 2.0
+RECORD_S = 5.0  # that a result is offered to a store that is away, before it is said
 KEPT_MODELS = 3
-DAY_S = 24 * 3600.0
+STRIKES = 3
+STRIKE_PAUSE_S = 0.5
+
+
+class _Fault(Exception):
+    """A study cannot be served here, and no policy is to blame."""
+
+    def __init__(self, study_id: int, cause: Exception) -> None:
+        self.study_id, self.words = study_id, in_words(cause)
+        super().__init__(self.words)
 
 
 @dataclass
@@ -45,7 +59,7 @@ class Worker:
             measured them, and never measured here.
         study: name of the only one to serve, or None for all. Whichever study has the name now is
             served; where it is deleted, a service waits for another one of that name.
-        until_done: whether to end when the study's budget is spent.
+        until_done: whether to end when the study's budget is spent, or every study's.
         parent: pid of the launcher, whose end is this worker's; None for a service.
         stream: names the samplers' random stream, by default after the worker.
         device: where models run.
@@ -63,7 +77,10 @@ class Worker:
     # By the study's id: a name may be another study's by the next trial.
     _proposers: dict[int, Proposer] = field(default_factory=dict)
     _models: OrderedDict[int, tuple[Measurer, TableLookup]] = field(default_factory=OrderedDict)
-    _refused: set[int] = field(default_factory=set)
+    _names: dict[int, str] = field(default_factory=dict)
+    _strikes: dict[int, int] = field(default_factory=dict)
+    _given_up: dict[int, str] = field(default_factory=dict)
+    _outage: Outage = field(default_factory=lambda: Outage(log.warning))
     _waits: bool = False
 
     def stop(self) -> None:
@@ -71,33 +88,39 @@ class Worker:
         self.stopping = True
 
     def run(self) -> None:
-        """Work until told to stop, or, with ``until_done``, until the study is done."""
+        """Work until told to stop, or, with ``until_done``, until nothing is left to do.
+
+        Raises:
+            ExitbitsError: with ``until_done``, when this worker has given up what is left.
+        """
         while not self._should_end():
-            claim = None
             try:
-                served = self._served()
-                claim = self._next_claim(served)
-                if claim is not None:
-                    self._serve(claim)
-                elif self.study and self.until_done and self.store.progress(served[0]).done:
+                if self._step():
                     return
-                else:
-                    time.sleep(IDLE_S if self.until_done else 1.0)
+                self._outage.over()
             except LeaseLost as error:
                 log.warning("%s", error)  # frozen between claim and proposal
             except StudyGone as error:
                 log.warning("study %s: %s", self._name(error.study_id), error)
-                self._proposers.pop(error.study_id, None)
-                self._models.pop(error.study_id, None)
+                self._forget(error.study_id)
             except StoreUnavailable as error:
-                log.warning("%s", error)
-                time.sleep(AWAY_S)
-            except BadInput as error:
-                if self.study:
-                    raise
-                log.error("%s", error)
-                if claim is not None:
-                    self._refused.add(claim.lease.study_id)
+                self._outage.note(f"{error}; waiting for it")
+                time.sleep(PAUSE_S)
+            except _Fault as fault:
+                self._strike(fault)
+
+    def _step(self) -> bool:
+        """Serve one trial, or wait a little; returns whether nothing is left to do."""
+        served = self._served()
+        for study_id in served:
+            claim = self._next_claim(study_id)
+            if claim is not None:
+                self._serve(claim)
+                return False
+        if self.until_done and self._is_done(served):
+            return True
+        time.sleep(IDLE_S if self.until_done else 1.0)
+        return False
 
     def _should_end(self) -> bool:
         return self.stopping or (self.parent is not None and os.getppid() != self.parent)
@@ -105,68 +128,134 @@ class Worker:
     def _served(self) -> list[int]:
         """Ids of the studies that may have a trial for this worker, as their names stand now."""
         if self.study is None:
-            return [version.id for version in self.store.open_studies()]
-        try:
-            served = [self.store.version(self.study).id]
-        except NoSuchStudy:
-            if self.until_done:
-                raise
-            if not self._waits:
-                log.warning("no study is called %s any more: waiting for another", self.study)
-            self._waits = True
-            return []
-        self._waits = False
-        return served
-
-    def _next_claim(self, served: list[int]) -> Claim | None:
-        for study_id in served:
-            if study_id in self._refused:
-                continue
+            versions = self.store.open_studies(self.registration.name)
+        else:
             try:
-                proposer = self._proposer(study_id)
-                self._open(proposer)  # before the claim: a model that cannot be used costs none
-                self._take_up_tables(proposer)
-            except BadInput as error:
-                if self.study or isinstance(error, StudyGone):
+                versions = [self.store.version(self.study)]
+            except NoSuchStudy:
+                if self.until_done:
                     raise
-                self._refused.add(study_id)
-                log.error("study %s is left to others: %s", self._name(study_id), error)
-                continue
-            claim = proposer.claim(self.registration.name)
-            if claim is not None:
-                return claim
-        return None
+                if not self._waits:
+                    log.warning("no study is called %s any more: waiting for another", self.study)
+                self._waits = True
+                return []
+            self._waits = False
+        self._names.update({version.id: version.name for version in versions})
+        return [version.id for version in versions if self._serves(version.id)]
+
+    def _serves(self, study_id: int) -> bool:
+        """Whether this worker has not given the study up, or somebody has it tried again."""
+        if study_id not in self._given_up:
+            return True
+        if has_refused(self.store.database, study_id, self.registration.name):
+            return False
+        log.info("study %s is tried again", self._name(study_id))
+        self._forget(study_id)
+        return True
+
+    def _is_done(self, served: list[int]) -> bool:
+        if self.study:
+            return all(self.store.progress(study_id).done for study_id in served)
+        if self.store.is_unfinished(self.registration.name):
+            return False
+        if self._given_up:
+            left = "; ".join(f"{self._name(one)}: {why}" for one, why in self._given_up.items())
+            raise ExitbitsError(f"nothing is left but what this worker has given up ({left})")
+        return True
+
+    def _next_claim(self, study_id: int) -> Claim | None:
+        try:
+            proposer = self._proposer(study_id)
+            self._open(proposer)  # before the claim: a model that cannot be used costs none
+            self._take_up_tables(proposer)
+            return proposer.claim(self.registration.name)
+        except (StudyGone, LeaseLost, StoreUnavailable):
+            raise
+        except Exception as error:
+            raise _Fault(study_id, error) from error
 
     def _serve(self, claim: Claim) -> None:
         name = self._name(claim.lease.study_id)
         self.registration.hold(claim.lease)
         try:
-            send = self._compute(claim, name)
-            send()
-            log.info("trial %s of %s recorded", claim.lease.number, name)
+            send = self._compute(claim)
+            self._outage.wait_out(send, lambda: not self._should_end())
+            self._strikes.pop(claim.lease.study_id, None)
         except LeaseLost as error:
             log.warning("study %s, %s", name, error)
+        except StoreUnavailable as error:
+            log.warning("trial %s of %s goes to another: %s", claim.lease.number, name, error)
         finally:
             self.registration.hold(None)
 
-    def _compute(self, claim: Claim, name: str) -> Callable[[], None]:
-        """Evaluate, and return how to record what came of it, however long the store is away."""
+    def _compute(self, claim: Claim) -> Callable[[], None]:
+        """Evaluate, and return how to record what came of it."""
+        measurer = self._open(self._proposers[claim.lease.study_id])
         try:
-            measured = self._open(self._proposers[claim.lease.study_id]).measure(claim.policy)
+            measured = measurer.measure(claim.policy)
         except StudyGone:
             raise
-        except (OSError, ExitbitsError) as error:
-            # The data or the disk, not the policy: others may fare better with the trial.
-            self.store.claims.give_back(claim.lease)
-            raise BadInput(f"study {name!r} cannot be evaluated here: {error}") from error
         except Exception as error:
-            # One policy's failure is that trial's result, not the end of the search.
-            reason = f"{type(error).__name__}: {error}"
-            return lambda: self.store.fail(claim, reason, patience_s=DAY_S)
+            return self._failed(claim, error, fault_of_worker(measurer, error))
+        return lambda: self._record(claim, measurer, measured)
+
+    def _failed(
+        self, claim: Claim, error: Exception, fault: Exception | None
+    ) -> Callable[[], None]:
+        """How to record one policy's failure, which is its trial's result; else give it back."""
+        if fault is not None:
+            with suppress(StoreUnavailable):  # then it runs out
+                self.store.claims.give_back(claim.lease)
+            raise _Fault(claim.lease.study_id, fault) from error
+        reason = in_words(error)
+
+        def fail() -> None:
+            self.store.fail(claim, reason, patience_s=RECORD_S)
+            name = self._name(claim.lease.study_id)
+            log.warning("trial %s of %s failed: %s", claim.lease.number, name, reason)
+
+        return fail
+
+    def _record(self, claim: Claim, measurer: Measurer, measured: Measured) -> None:
         more = [(HARVEST, harvested) for harvested in measured.harvested]
-        return lambda: self.store.record(
-            claim, measured.evaluation, *more, attributes=measured.attributes, patience_s=DAY_S
-        )
+        attributes = measured.attributes
+        try:
+            self.store.record(
+                claim, measured.evaluation, *more, attributes=attributes, patience_s=RECORD_S
+            )
+        except StudyGone:
+            raise
+        except BadInput as error:  # a figure that is not finite
+            self._failed(claim, error, fault_of_model(measurer))()
+        else:
+            name = self._name(claim.lease.study_id)
+            log.info("trial %s of %s recorded", claim.lease.number, name)
+
+    def _strike(self, fault: _Fault) -> None:
+        """Take note of a failure that is no policy's; the third in a row is the last."""
+        study_id, name = fault.study_id, self._name(fault.study_id)
+        self._models.pop(study_id, None)  # what is broken in it is made anew
+        self._strikes[study_id] = self._strikes.get(study_id, 0) + 1
+        if self._strikes[study_id] < STRIKES:
+            log.warning("study %s, whatever the policy: %s", name, fault.words)
+            time.sleep(STRIKE_PAUSE_S)
+            return
+        log.error("study %s is left to others: %s", name, fault.words)
+        self._given_up[study_id] = fault.words
+        database, worker = self.store.database, self.registration.name
+        try:
+            self._outage.wait_out(
+                lambda: refuse(database, study_id, worker, fault.words),
+                lambda: not self._should_end(),
+            )
+        except (StudyGone, StoreUnavailable):
+            return
+        if self.study and self.until_done:
+            raise ExitbitsError(f"study {name!r} is left to others: {fault.words}")
+
+    def _forget(self, study_id: int) -> None:
+        for known in (self._proposers, self._models, self._strikes, self._given_up):
+            known.pop(study_id, None)
 
     def _proposer(self, study_id: int) -> Proposer:
         """Kept as long as the study is there: made anew, its sampler would begin again."""
@@ -195,9 +284,8 @@ class Worker:
             log.info("study %s: sensitivity tables found", proposer.study.record.config.name)
 
     def _name(self, study_id: int) -> str:
-        """The study's name when it was opened, for the log."""
-        proposer = self._proposers.get(study_id)
-        return str(study_id) if proposer is None else proposer.study.record.config.name
+        """The study's name as it stood last, for people."""
+        return self._names.get(study_id, str(study_id))
 
     def _load(self, proposer: Proposer) -> tuple[Measurer, TableLookup]:
         record = proposer.study.record
@@ -209,17 +297,3 @@ class Worker:
             Measurer(evaluator, record.space, proposer.front, trial.harvest, trial.racing),
             TableLookup(evaluator.quantized, granularity, self.caches.tables),
         )
-
-
-def refuse_unknown_device(device: str) -> None:
-    """Raise ``ExitbitsError`` unless torch can compute on ``device``."""
-    if device == "cpu":
-        return  # wherever torch runs, and it need not be loaded to know
-    import torch
-
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ExitbitsError(
-            f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu"
-        ) from error

@@ -1,4 +1,5 @@
-"""A store that was written before packages were laid out anew: it opens, it goes on, nothing moves.
+"""A store that was written before packages were laid out anew, once it is upgraded: it opens, it
+goes on, nothing moves.
 
 ``before/`` holds what commit 8a7c4dd wrote for ``launch before.toml --workers 1``, and what its
 ``front --json`` printed.
@@ -24,10 +25,14 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> StudyStore:
-    """A copy of that store, where the command finds it."""
+def store(tmp_path: Path, exitbits: Run) -> StudyStore:
+    """A copy of that store, where the command finds it, upgraded."""
     packed = (BEFORE / "exitbits.db.xz").read_bytes()
     (tmp_path / "exitbits.db").write_bytes(lzma.decompress(packed))
+    refused = exitbits("front", "before")
+    assert refused.returncode == 2
+    assert "older schema 0002" in refused.stderr
+    assert exitbits("store", "upgrade").returncode == 0
     return StudyStore(f"sqlite:///{tmp_path}/exitbits.db")
 
 

@@ -20,6 +20,7 @@ from studies.store.contributions import Contribution, contribute
 from studies.store.database import MIGRATIONS, VERSION_TABLE, Database
 from studies.store.rows import evaluation_row
 from studies.store.schema import SCHEMA
+from studies.store.workers import list_workers, release_dead
 from studies.store.writer import StudyStore
 
 Make = Callable[..., StudyRecord]
@@ -99,8 +100,8 @@ def version(database: Database) -> str:
 
 
 def without_new(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """The same without the columns that the second schema brings."""
-    new = ("model", "checkpoint")
+    """The same without the columns that later schemas bring."""
+    new = ("model", "checkpoint", "returned", "lease_s", "machine", "ticks", "serves")
     return {
         table: [{key: value for key, value in row.items() if key not in new} for row in kept]
         for table, kept in rows.items()
@@ -149,6 +150,26 @@ def test_an_upgraded_store_takes_up_its_work(old: Database, address: str) -> Non
     rows = store.evaluations(store.get("small").id)
     assert [row.id for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [row.trial for row in rows[4:]] == [1, None]
+
+
+def test_an_upgraded_stores_old_worker_and_lease_are_read(old: Database, address: str) -> None:
+    """Rows of yesterday lack what the third schema brings: none of it may be taken for granted."""
+    with old.engine.connect() as connection, connection.begin():
+        connection.execute(
+            text(
+                "update trials set state = 0, lease_until = "
+                + ("strftime('%s','now')" if old.is_sqlite else "extract(epoch from now())")
+                + " + 30"
+            )
+        )
+    old.upgrade()
+    store = StudyStore(address)
+    assert list(list_workers(store.database)) == []  # long gone
+    assert store.progress(1).running == 1
+    claim = take(store, "small", "tester")
+    assert claim
+    assert claim.lease.number == 1  # the old lease still holds, though it says no length
+    assert release_dead(store.database) == 0
 
 
 def test_an_id_that_was_deleted_is_not_used_again(old: Database, address: str) -> None:
