@@ -140,11 +140,20 @@ class SamplerSection(_Section):
     seed: StrictInt = 0
 
 
-class AnchorSection(_Section):
-    """What is evaluated first, in this order: uniform bits, each under each global threshold."""
+ANCHOR_BITS = (4, 3, 6, 8, 5)  # the middle first: it has most of the front
+ANCHOR_THRESHOLD = 0.9  # one is enough: the pass gives all others too
+ANCHOR_SHARE = 5  # of the budget's trials, one in so many
 
-    bits: Widths = (4, 3, 6, 8, 5)
-    thresholds: tuple[Threshold, ...] = (0.7, 0.9, 1.0)
+
+class AnchorSection(_Section):
+    """What is evaluated first, in this order: uniform bits, each under each global threshold.
+
+    Where the bits are left out they are 4, 3, 6, 8, 5, as far as the space allows them and they
+    make up a fifth of the budget; where the thresholds are, 0.9.
+    """
+
+    bits: Widths | None = None
+    thresholds: tuple[Threshold, ...] | None = None
 
 
 def _check_confidence(value: float) -> float:
@@ -192,21 +201,43 @@ class StudyConfig(_Section):
     def _anchors_are_legal(self) -> StudyConfig:
         legal = set(self.space.weight_bits) & set(self.space.activation_bits)
         low, high = self.space.thresholds
-        for bits in self.anchors.bits:
+        for bits in self.anchors.bits or ():
             if bits not in legal:
                 raise ValueError(f"anchors.bits {bits} is not among the space's bits")
-        for threshold in self.anchors.thresholds:
+        for threshold in self.anchors.thresholds or ():
             if not low <= threshold <= high:
                 raise ValueError(f"anchors.thresholds {threshold} is outside {low} to {high}")
         return self
+
+    def with_anchors(self) -> StudyConfig:
+        """The same, with the anchors spelled out that were left to the default."""
+        legal = set(self.space.weight_bits) & set(self.space.activation_bits)
+        most = max(1, self.budget.trials // ANCHOR_SHARE)
+        low, high = self.space.thresholds
+        usual = [bits for bits in ANCHOR_BITS if bits in legal] or sorted(legal)
+        left_out = {
+            "bits": tuple(usual[:most]) or None,
+            "thresholds": (min(max(ANCHOR_THRESHOLD, low), high),),
+        }
+        given = self.anchors.model_dump(exclude_none=True)
+        return self.model_copy(update={"anchors": AnchorSection(**{**left_out, **given})})
 
     def identity(self) -> dict[str, Any]:
         """What must agree for a study to be taken up again."""
         return self.model_dump(mode="json", exclude={"budget"})
 
     def difference(self, other: StudyConfig) -> str | None:
-        """Name the first field of the identity that differs, with both values."""
-        return _first_difference(self.identity(), other.identity(), "")
+        """Name the first field of the identity that differs, with both values.
+
+        Args:
+            other: what is asked for; anchors that it leaves to the default agree with any.
+        """
+        asked = other.identity()
+        asked["anchors"] = {
+            key: self.identity()["anchors"][key] if value is None else value
+            for key, value in asked["anchors"].items()
+        }
+        return _first_difference(self.identity(), asked, "")
 
 
 def _first_difference(one: Any, other: Any, path: str) -> str | None:

@@ -141,7 +141,7 @@ def _measure(config: StudyConfig, cache: DiskTraceCache, on_stage: OnStage) -> S
 
     evaluator = open_evaluator(config, cache=cache)
     record = StudyRecord(
-        config=config,
+        config=config.with_anchors(),  # what is queued does not follow a budget that grows
         ledger=evaluator.ledger,
         reference_value=measure_reference(evaluator),
         metric=evaluator.task.metric,

@@ -80,11 +80,11 @@ class StudyRecord:
 
     def anchors(self) -> list[Policy]:
         """What is evaluated first, in the configuration's order."""
-        section = self.config.anchors
+        section = self.config.with_anchors().anchors
         return [
             self.space.uniform(bits, threshold)
-            for bits in section.bits
-            for threshold in section.thresholds
+            for bits in section.bits or ()
+            for threshold in section.thresholds or ()
         ]
 
     def as_dict(self) -> dict[str, Any]:

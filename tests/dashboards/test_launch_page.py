@@ -486,7 +486,7 @@ def answered(app: Dash, client: FlaskClient, button: str, **fields: str) -> str:
 def test_the_form_checks_and_says_what_it_read(app: Dash, client: FlaskClient) -> None:
     words = answered(app, client, "launch-check", text=GOOD, name=" mine too ", trials="30")
     assert "Valid: study 'mine too' of bundled:fashion on fashion" in words
-    assert "30 trials with 15 anchors" in words
+    assert "30 trials with 5 anchors" in words
     words = answered(app, client, "launch-check", text=GOOD + "[sampler]\nnmae = 1", name="")
     assert words == "study.toml: unknown key 'sampler.nmae': allowed are name, seed"
     words = answered(app, client, "launch-check", text=GOOD, trials="many")

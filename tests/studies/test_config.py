@@ -105,6 +105,39 @@ def test_identity_is_everything_but_the_budget(tmp_path: Path) -> None:
     assert one.difference(other) == "sampler.seed is 0 in the store and 3 here"
 
 
+@pytest.mark.parametrize(
+    ("space", "trials", "bits", "thresholds"),
+    [
+        ("", 100, (4, 3, 6, 8, 5), (0.9,)),
+        ("", 25, (4, 3, 6, 8, 5), (0.9,)),
+        ("", 24, (4, 3, 6, 8), (0.9,)),
+        ("", 3, (4,), (0.9,)),
+        ("weight_bits = [2, 5, 8]\nthresholds = [0.2, 0.5]", 100, (8, 5), (0.5,)),
+        ("weight_bits = [7]\nthresholds = [0.95, 1.0]", 100, (7,), (0.95,)),
+        ("weight_bits = [2]\nactivation_bits = [8]", 100, None, (0.9,)),
+    ],
+)
+def test_anchors_left_out_are_bits_alone_and_a_fifth_of_the_budget(
+    tmp_path: Path,
+    space: str,
+    trials: int,
+    bits: tuple[int, ...] | None,
+    thresholds: tuple[float, ...],
+) -> None:
+    config = load_config(write(tmp_path, f"{GOOD}[space]\n{space}"), trials=trials)
+    anchors = config.with_anchors().anchors
+    assert (anchors.bits, anchors.thresholds) == (bits, thresholds)
+
+
+def test_anchors_left_out_agree_with_those_of_a_study_that_is_there(tmp_path: Path) -> None:
+    given = "[anchors]\nbits = [8, 4]\nthresholds = [0.7, 1.0]"
+    stored = load_config(write(tmp_path, GOOD + given)).with_anchors()
+    assert stored.anchors == load_config(write(tmp_path, GOOD + given)).anchors
+    assert stored.difference(load_config(write(tmp_path, GOOD))) is None
+    part = load_config(write(tmp_path, GOOD + "[anchors]\nbits = [8]"))
+    assert stored.difference(part) == "anchors.bits is [8, 4] in the store and [8] here"
+
+
 def test_relative_paths_are_taken_from_the_file(tmp_path: Path) -> None:
     text = GOOD.replace("bundled:fashion", "models/mine.safetensors")
     config = load_config(write(tmp_path, text.replace('"fashion"', '"imagefolder"\npath = "data"')))

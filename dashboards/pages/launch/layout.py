@@ -114,7 +114,8 @@ def _register_form(app: Dash, study_actions: StudyActions) -> None:
 
 def _checked(study_actions: StudyActions, text: str, name: str | None, trials: object) -> str:
     config = study_actions.check(text, name, whole(trials))
-    anchors = len(config.anchors.bits) * len(config.anchors.thresholds)
+    section = config.with_anchors().anchors
+    anchors = len(section.bits or ()) * len(section.thresholds or ())
     words = (
         f"Valid: study {config.name!r} of {config.model.checkpoint} on {config.data.dataset}, "
         f"sampler {config.sampler.name}, {config.budget.trials} trials with {anchors} anchors."
