@@ -7,7 +7,8 @@ import io
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -15,6 +16,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 from playwright.sync_api import Download, Page, expect
 from postgres import Postgres, new_database
+from serving import Serve, serving
 from small_study import grow
 
 from dashboards.pages.study.view import FrontView
@@ -28,16 +30,36 @@ pytestmark = pytest.mark.browser
 
 WAIT_MS = 40_000
 MakeRecord = Callable[..., StudyRecord]
-Serve = Callable[..., str]
 
 
 @pytest.fixture
 def store(tmp_path: Path, make_record: MakeRecord) -> StudyStore:
-    """A store with one study of 40 trials, 30 of which are done."""
-    store = StudyStore(f"sqlite:///{tmp_path}/store.db", create=True)
+    """A store of the test's own with one study of 40 trials, 30 of which are done."""
+    return new_store(tmp_path, make_record)
+
+
+def new_store(folder: Path, make_record: MakeRecord) -> StudyStore:
+    store = StudyStore(f"sqlite:///{folder}/store.db", create=True)
     store.create(make_record(budget={"trials": 40}))
     grow(store, "small", 30)
     return store
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A dashboard and the store that it shows; tests leave the study ``small`` as it is."""
+
+    store: StudyStore
+    address: str
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory, make_record: MakeRecord) -> Iterator[Shown]:
+    """The dashboard of all tests here that do not need one of their own."""
+    folder = tmp_path_factory.mktemp("shown")
+    store = new_store(folder, make_record)
+    with serving(folder) as start:
+        yield Shown(store, start(store.address))
 
 
 def open_front(page: Page, address: str, name: str = "small", query: str = "") -> None:
@@ -97,6 +119,24 @@ def wait_for_view(page: Page, wanted: Callable[[FrontView], bool]) -> FrontView:
     return view_of(page)
 
 
+QUIET = """
+quiet_ms => new Promise(resolve => {
+  let timer = setTimeout(done, quiet_ms);
+  const seen = new MutationObserver(() => {
+    clearTimeout(timer);
+    timer = setTimeout(done, quiet_ms);
+  });
+  seen.observe(document, {subtree: true, childList: true, attributes: true, characterData: true});
+  function done() { seen.disconnect(); resolve(); }
+})
+"""
+
+
+def settle(page: Page, quiet_ms: int = 400) -> None:
+    """Wait until the page has changed nothing for a while: what it had to draw is drawn."""
+    page.evaluate(QUIET, quiet_ms)
+
+
 def listed(page: Page) -> int:
     text = page.locator("#front-chosen").inner_text()
     found = re.match(r"\d+", text)
@@ -128,20 +168,18 @@ def test_a_study_grows_while_zoom_and_selection_stay(
     assert plot(page, "gd._fullLayout.selections.length") == 1
 
 
-def test_the_budget_names_the_best_policy_under_it(
-    store: StudyStore, serve: Serve, quiet_page: Page
-) -> None:
+def test_the_budget_names_the_best_policy_under_it(shown: Shown, quiet_page: Page) -> None:
     page = quiet_page
-    open_front(page, serve(store.address))
+    open_front(page, shown.address)
     handle = page.locator("#front-budget [role=slider], #front-budget input").first
     handle.focus()
     for _ in range(60):
         page.keyboard.press("ArrowLeft")
     view = wait_for_view(page, lambda view: view.budget is not None)
-    page.wait_for_timeout(1500)
+    settle(page)
     view = view_of(page)
     assert view.budget is not None
-    snapshot = Snapshots(store).get("small")
+    snapshot = Snapshots(shown.store).get("small")
     index = best_under(snapshot.points, view.budget)
     assert index is not None
     pick = page.locator("#front-pick")
@@ -156,11 +194,9 @@ def test_the_budget_names_the_best_policy_under_it(
 
 
 @pytest.mark.parametrize("tool", ["Box Select", "Lasso Select"])
-def test_a_selection_drives_the_table(
-    tool: str, store: StudyStore, serve: Serve, quiet_page: Page
-) -> None:
+def test_a_selection_drives_the_table(tool: str, shown: Shown, quiet_page: Page) -> None:
     page = quiet_page
-    open_front(page, serve(store.address))
+    open_front(page, shown.address)
     choose_tool(page, tool)
     if tool == "Box Select":
         drag(page, 0.05, 0.3, 0.7, 0.98)
@@ -174,7 +210,7 @@ def test_a_selection_drives_the_table(
             page.mouse.move(area["x"] + x * area["width"], area["y"] + y * area["height"], steps=6)
         page.mouse.up()
     view = wait_for_view(page, lambda view: len(view.selection) >= 4)
-    snapshot = Snapshots(store).get("small")
+    snapshot = Snapshots(shown.store).get("small")
     expected = int(view.selected(snapshot.points).sum())
     assert 0 < expected < len(snapshot.rows)
     expect(page.locator("#front-chosen")).to_contain_text(f"{expected} policies selected")
@@ -184,11 +220,9 @@ def test_a_selection_drives_the_table(
     wait_for_view(page, lambda view: not view.selection)
 
 
-def test_brushing_an_axis_drives_table_and_figure(
-    store: StudyStore, serve: Serve, quiet_page: Page
-) -> None:
+def test_brushing_an_axis_drives_table_and_figure(shown: Shown, quiet_page: Page) -> None:
     page = quiet_page
-    open_front(page, serve(store.address))
+    open_front(page, shown.address)
     everything = listed(page)
     page.locator("#front-parallel").scroll_into_view_if_needed()
     axis = page.locator("#front-parallel .parcoords .axis-brush").first
@@ -201,7 +235,7 @@ def test_brushing_an_axis_drives_table_and_figure(
     page.mouse.up()
     view = wait_for_view(page, lambda view: bool(view.brushes))
     (axis_number, low, high), *_ = view.brushes
-    snapshot = Snapshots(store).get("small")
+    snapshot = Snapshots(shown.store).get("small")
     bits = [row.policy.bits.weights[axis_number] for row in snapshot.summary.front_rows]
     expected = sum(low <= one <= high for one in bits)
     assert expected < everything
@@ -213,22 +247,23 @@ def test_brushing_an_axis_drives_table_and_figure(
     )
 
 
-def test_an_address_gives_the_same_view_again(
-    store: StudyStore, serve: Serve, quiet_page: Page
-) -> None:
+def test_an_address_gives_the_same_view_again(shown: Shown, quiet_page: Page) -> None:
     page = quiet_page
-    open_front(page, serve(store.address))
+    open_front(page, shown.address)
     page.locator("#front-show").get_by_text("standard errors").click()
     drag(page, 0.05, 0.1, 0.8, 0.95)
     wait_for_view(page, lambda view: view.zoom is not None)
     choose_tool(page, "Box Select")
     drag(page, 0.1, 0.1, 0.9, 0.9)
     view = wait_for_view(page, lambda view: bool(view.selection) and not view.errors)
-    page.wait_for_timeout(1000)
+    settle(page)
     before, rows = ranges(page), listed(page)
     page.reload()
     expect(page.locator("#front-table .ag-row").first).to_be_visible(timeout=WAIT_MS)
-    page.wait_for_timeout(1500)
+    page.wait_for_function(
+        "() => document.querySelector('#front-figure .js-plotly-plot')?._fullLayout?.selections"
+    )
+    settle(page)
     assert ranges(page) == pytest.approx(before, rel=1e-4)
     assert listed(page) == rows
     assert view_of(page) == view
@@ -241,13 +276,11 @@ def save(download: Download, path: Path) -> str:
     return path.read_text()
 
 
-def test_downloads_can_be_read(
-    store: StudyStore, serve: Serve, quiet_page: Page, tmp_path: Path
-) -> None:
+def test_downloads_can_be_read(shown: Shown, quiet_page: Page, tmp_path: Path) -> None:
     page = quiet_page
-    address = serve(store.address)
+    address = shown.address
     open_front(page, address)
-    snapshot = Snapshots(store).get("small")
+    snapshot = Snapshots(shown.store).get("small")
     with page.expect_download() as caught:
         page.locator("#front-csv").click()
     rows = list(csv.DictReader(io.StringIO(save(caught.value, tmp_path / "a.csv"))))
@@ -283,15 +316,16 @@ def test_an_empty_store_says_how_to_begin(serve: Serve, quiet_page: Page, tmp_pa
 
 
 def test_a_study_without_evaluations(
-    serve: Serve, quiet_page: Page, tmp_path: Path, make_record: MakeRecord
+    shown: Shown, quiet_page: Page, make_record: MakeRecord
 ) -> None:
-    store = StudyStore(f"sqlite:///{tmp_path}/store.db", create=True)
-    store.create(make_record())
-    quiet_page.goto(f"{serve(store.address)}/study/small")
+    study = shown.store.create(make_record(name="empty"))
+    assert study
+    quiet_page.goto(f"{shown.address}/study/empty")
     expect(quiet_page.locator("#front-summary")).to_contain_text("exitbits worker", timeout=WAIT_MS)
     expect(quiet_page.locator("#front-figure")).to_contain_text("no evaluation yet")
-    grow(store, "small", 2)
+    grow(shown.store, "empty", 2)
     expect(quiet_page.locator("#front-chosen")).not_to_contain_text("0 pol", timeout=WAIT_MS)
+    shown.store.delete(study.id)
 
 
 def test_a_database_that_goes_and_comes_back(
@@ -322,25 +356,30 @@ def test_a_database_that_goes_and_comes_back(
 
 
 def test_a_name_full_of_markup_is_text(
-    serve: Serve, quiet_page: Page, tmp_path: Path, make_record: MakeRecord
+    shown: Shown, quiet_page: Page, make_record: MakeRecord
 ) -> None:
     name = "<img src=x onerror=\"document.title='owned'\">&<b>bold</b>'\"/?#%"
-    store = StudyStore(f"sqlite:///{tmp_path}/store.db", create=True)
-    store.create(make_record(name=name))
-    grow(store, name, 5)
-    address = serve(store.address)
+    study = shown.store.create(make_record(name=name))
+    assert study
+    grow(shown.store, name, 5)
     page = quiet_page
-    page.goto(address)
+    page.goto(shown.address)
     link = page.get_by_role("link", name=name)
     expect(link).to_be_visible(timeout=WAIT_MS)
     link.click()
     expect(page.locator("h1")).to_have_text(name, timeout=WAIT_MS)
     expect(page.locator("#front-pick strong")).to_be_visible(timeout=WAIT_MS)
-    for path in (f"/compare?study={quote(name, safe='')}", "/launch"):
-        page.goto(address + path)
-        page.wait_for_timeout(2500)
-    assert page.title() == "exitbits"
-    assert page.locator("img[src=x]").count() == 0
+    for path, drawn in (
+        (f"/compare?study={quote(name, safe='')}", "#compare-tables td"),
+        ("/launch", "#launch-open [role=group]"),
+    ):
+        page.goto(shown.address + path)
+        expect(page.locator(drawn).first).to_be_visible(timeout=WAIT_MS)
+        expect(page.locator("#content")).to_contain_text(name)
+        settle(page)
+        assert page.title() == "exitbits"
+        assert page.locator("img[src=x]").count() == 0
+    shown.store.delete(study.id)
 
 
 def test_login_and_refusal(store: StudyStore, serve: Serve, page: Page) -> None:
@@ -362,9 +401,9 @@ def test_login_and_refusal(store: StudyStore, serve: Serve, page: Page) -> None:
     assert session["sameSite"] == "Strict"
 
 
-def test_both_themes(store: StudyStore, serve: Serve, quiet_page: Page) -> None:
+def test_both_themes(shown: Shown, quiet_page: Page) -> None:
     page = quiet_page
-    open_front(page, serve(store.address))
+    open_front(page, shown.address)
     colors = []
     for label in ("Dark theme", "Light theme"):
         colors.append(
@@ -373,12 +412,16 @@ def test_both_themes(store: StudyStore, serve: Serve, quiet_page: Page) -> None:
         )  # fmt: skip
         page.get_by_role("button", name=label).click()
         expect(page.get_by_role("button", name=label)).to_have_count(0)
-        page.wait_for_timeout(1500)
+        page.wait_for_function(
+            "before => document.querySelector('#front-figure .js-plotly-plot')"
+            "._fullLayout.paper_bgcolor !== before",
+            arg=colors[-1][1],
+        )
     assert colors[0] != colors[1]
     assert colors[0][1].lower() == "#ffffff"
     assert colors[1][1].lower() == "#14181f"
     page.get_by_role("button", name="Dark theme").click()
-    page.wait_for_timeout(500)
+    expect(page.get_by_role("button", name="Light theme")).to_be_visible()
     page.reload()
     expect(page.get_by_role("button", name="Light theme")).to_be_visible(timeout=WAIT_MS)
 
@@ -395,20 +438,28 @@ def test_archiving_a_study(store: StudyStore, serve: Serve, quiet_page: Page) ->
     assert store.names() == ["small"]
 
 
-PAGES = ("/", "/study/small", "/study/small/policy/{id}", "/compare?study=small", "/launch")
+# Every page, and something on it that is there when it has been drawn.
+PAGES = {
+    "/": "#studies-table tbody tr",
+    "/study/small": "#front-table .ag-row",
+    "/study/small/policy/{id}": "#content .js-plotly-plot .main-svg",
+    "/compare?study=small": "#compare-figure .legendtext",
+    "/launch": "#launch-open [role=group]",
+}
 
 
 @pytest.mark.parametrize("path", PAGES)
 def test_every_page_is_accessible_and_fits_the_window(
-    path: str, store: StudyStore, serve: Serve, quiet_page: Page
+    path: str, shown: Shown, quiet_page: Page
 ) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     page = quiet_page
-    number = Snapshots(store).get("small").summary.front_rows[0].id
-    page.goto(serve(store.address) + path.format(id=number))
+    number = Snapshots(shown.store).get("small").summary.front_rows[0].id
+    page.goto(shown.address + path.format(id=number))
     for label in ("Dark theme", "Light theme"):
-        page.wait_for_timeout(3000)
+        expect(page.locator(PAGES[path]).first).to_be_visible(timeout=WAIT_MS)
+        settle(page)
         serious = [
             (one["id"], one["help"], [node["html"][:120] for node in one["nodes"]][:3])
             for one in Axe().run(page).response["violations"]
@@ -416,7 +467,8 @@ def test_every_page_is_accessible_and_fits_the_window(
         ]
         assert serious == []
         page.get_by_role("button", name=label).click()
+        expect(page.get_by_role("button", name=label)).to_have_count(0)
     for width in (1440, 390):
         page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_timeout(700)
+        settle(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
