@@ -12,17 +12,19 @@ from collections import defaultdict
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from search.errors import BadInput
-from studies.store.database import parse_url
+from studies.store.database import CONNECT_ARGUMENTS, parse_url
 from studies.store.rows import new_study_row, trial_row
 from studies.store.schema import evaluations, studies, trials
 from studies.store.writer import StudyStore
 
+FIXED = "fixed_params"  # Optuna's own name
 RECORD, EVALUATIONS = "exitbits:record", "exitbits:evaluations"
 
 _CARRIED = [
@@ -66,7 +68,7 @@ def export_study(store: StudyStore, study_id: int, address: str) -> int:
         for trial in store.storage.get_all_trials(study_id)
         if trial.state != TrialState.RUNNING
     ]
-    copy.add_trials(copied)
+    copy.add_trials(_agreeing(copied))
     if alone := recorded[None]:
         copy.set_user_attr(EVALUATIONS, json.loads(json.dumps(alone)))
     # Last: a copy without it was cut short.
@@ -161,10 +163,30 @@ def _with_attribute(trial: FrozenTrial, key: str, value: list[dict[str, Any]]) -
     return trial
 
 
+def _agreeing(copied: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials as a stock database takes them, where a name stands for one kind of parameter.
+
+    Queued values of another kind, which do not fit the study's space, stay as what Optuna keeps
+    of a queued trial that no sampler has seen yet.
+    """
+    kinds: dict[str, BaseDistribution] = {}
+    for trial in sorted(copied, key=lambda trial: trial.state != TrialState.COMPLETE):
+        try:
+            for name, distribution in trial.distributions.items():
+                check_distribution_compatibility(kinds.setdefault(name, distribution), distribution)
+        except ValueError:
+            trial.system_attrs[FIXED] = {**trial.params}
+            trial.params, trial.distributions = {}, {}
+    return copied
+
+
 def _open(address: str) -> RDBStorage:
     url = parse_url(address)
     try:
-        return RDBStorage(url.render_as_string(hide_password=False))
+        arguments = {} if url.get_backend_name() == "sqlite" else dict(CONNECT_ARGUMENTS)
+        return RDBStorage(
+            url.render_as_string(hide_password=False), engine_kwargs={"connect_args": arguments}
+        )
     except (SQLAlchemyError, RuntimeError) as error:
         reason = str(getattr(error, "orig", error)).splitlines()[0]
         raise BadInput(

@@ -203,9 +203,8 @@ class StoreStorage(BaseStorage):
         entry = [param_value_internal, distribution_to_json(distribution)]
         with self._lock:
             if trial_id in self._gathered:
+                # Of the study's own space: what others have put beside it does not count.
                 trial = self._gathered[trial_id]
-                study_id, _ = self._study_of_trial[trial_id]
-                self._check_distribution(study_id, param_name, distribution)
                 trial.params[param_name] = distribution.to_external_repr(param_value_internal)
                 trial.distributions[param_name] = distribution
                 return
