@@ -128,11 +128,14 @@ class StudyVersion(NamedTuple):
         name: of the study, as it stood when it was read.
         id: tells it from another study that had its name.
         revision: stands still while nothing changes.
+        blocked: why nobody serves it, as in :class:`Progress`, whether it is done or not; workers
+            come and go without a revision.
     """
 
     name: str
     id: int
     revision: int
+    blocked: str | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from studies.store.writer import StudyStore
 
 TOKEN, TOKEN_FILE = "EXITBITS_TOKEN", "EXITBITS_TOKEN_FILE"
 THREADS = 8
+PAGE_PATIENCE_S = 0.0  # a page says at once that it is not up to date, and asks again by itself
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +44,10 @@ def run(args: argparse.Namespace) -> int:
         )
     address = read_store(args)
     try:
-        store = StudyStore(address)
+        store = StudyStore(address, patience_s=PAGE_PATIENCE_S)
     except EmptyStore:
-        store = StudyStore(address, create=True)  # studies may come while it is open
+        # Studies may come while it is open.
+        store = StudyStore(address, create=True, patience_s=PAGE_PATIENCE_S)
     import waitress
 
     from dashboards.app import create_app

@@ -64,7 +64,7 @@ def _read(
 ) -> tuple[list[dict[str, Any]], list[WorkerState]]:
     rows = []
     asked = [store.version(args.study)] if args.study else store.versions(archived=args.archived)
-    for name, study_id, _ in asked:
+    for name, study_id, *_ in asked:
         record = store.study(study_id).record
         progress = store.progress(study_id)
         summary = FrontSummary.of(record, store.evaluations(study_id))

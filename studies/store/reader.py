@@ -306,7 +306,9 @@ def _refused_by(worker: str) -> ColumnElement[bool]:
 
 # A trial that has its place in the budget and is queued again.
 _BEGUN = and_(trials.c.state == TrialState.WAITING.value, trials.c.attempt > 0)
-_VERSION = select(studies.c.name, studies.c.id, studies.c.revision)
+_VERSION = select(
+    studies.c.name, studies.c.id, studies.c.revision, blocking_reason().label("blocked")
+)
 _NARROW = (
     "source", "digest", "value", "standard_error", "gbops", "gbops_p95", "mean_exit", "policy",
     "model", "checkpoint",

@@ -24,11 +24,19 @@ def blocking_reason() -> ScalarSelect[str]:
     A study that nobody has given up merely waits for workers.
     """
     theirs = refusals.alias()
-    given_up = exists().where(theirs.c.study_id == studies.c.id, theirs.c.worker == workers.c.name)
-    served = exists().where(
-        lasts(workers.c.alive_until, workers.c.lease_s),
-        or_(workers.c.serves.is_(None), workers.c.serves == studies.c.name),
-        ~given_up,
+    given_up = (
+        exists()
+        .where(theirs.c.study_id == studies.c.id, theirs.c.worker == workers.c.name)
+        .correlate(studies, workers)
+    )
+    served = (
+        exists()
+        .where(
+            lasts(workers.c.alive_until, workers.c.lease_s),
+            or_(workers.c.serves.is_(None), workers.c.serves == studies.c.name),
+            ~given_up,
+        )
+        .correlate(studies)
     )
     return (
         select(refusals.c.reason)
@@ -38,17 +46,6 @@ def blocking_reason() -> ScalarSelect[str]:
         .correlate(studies)
         .scalar_subquery()
     )
-
-
-def blocked_studies(database: Database) -> dict[int, str]:
-    """Id of every study that nobody serves for a reason, and the reason; it may be done as well."""
-    reason = blocking_reason().label("reason")
-    statement = select(studies.c.id, reason).where(
-        exists().where(refusals.c.study_id == studies.c.id)
-    )
-    with database.read() as connection:
-        rows = connection.execute(statement).all()
-    return {row.id: row.reason for row in rows if row.reason is not None}
 
 
 def refusals_by_worker(database: Database) -> Mapping[str, Mapping[str, str]]:

@@ -16,10 +16,12 @@ from small_study import grow
 
 from dashboards.app import create_app
 from dashboards.pages.studies import layout as page
+from dashboards.pages.study.words import progress_words
 from dashboards.snapshot import Snapshot, Snapshots
 from search.front import best_under
 from studies.records import StudyRecord
 from studies.store.database import StoreUnavailable
+from studies.store.refusals import refuse
 from studies.store.workers import Registration
 from studies.store.writer import StudyStore
 
@@ -96,6 +98,35 @@ def test_a_page_with_nothing_new_is_told_nothing(store: StudyStore) -> None:
         assert visitor.ask() is None
     finally:
         registration.close()
+
+
+def test_a_study_that_nobody_can_serve_says_why_until_somebody_can(store: StudyStore) -> None:
+    """Who lives changes no study's revision: what is blocked is seen all the same."""
+    visitor, why = Visitor(store), "OSError: the share is not mounted"
+    study, snapshots = store.get("plum").id, Snapshots(store)
+    broken = Registration(store.claims, "broken")
+    assert visitor.ask() is not None
+    refuse(store.database, study, "broken", why)
+    found = visitor.ask()
+    assert f"blocked: {why}" in json.dumps(found)
+    assert f"plum: {why}" in json.dumps((found or {})["studies-workers"])
+    assert progress_words(snapshots.get("plum")).startswith("Blocked (0 of 20 trials, ")
+    assert f"{why}; mend that" in progress_words(snapshots.get("plum"))
+    assert visitor.ask() is None
+
+    sane = Registration(store.claims, "sane")
+    found = visitor.ask()
+    assert found is not None
+    assert "blocked" not in json.dumps(found)
+    assert snapshots.get("plum").progress.blocked is None
+    sane.close()
+    assert snapshots.get("plum").progress.blocked == why
+    other = Registration(store.claims, "other", serves="apple")
+    assert snapshots.get("plum").progress.blocked == why
+    other.close()
+    store.retry(study)
+    assert snapshots.get("plum").progress.blocked is None
+    broken.close()
 
 
 def test_a_choice_made_while_the_database_is_away_reaches_the_address(

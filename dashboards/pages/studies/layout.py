@@ -98,10 +98,12 @@ _RANKS: Mapping[str, Callable[[Snapshot], float]] = {
 
 
 def state_words(snapshot: Snapshot, alive: int) -> str:
-    """Whether a study is done, at work, or waits for workers."""
+    """Whether a study is done, at work, waits for workers, or cannot go on, and why."""
     progress = snapshot.progress
     if progress.done:
         return "done"
+    if progress.blocked:
+        return f"blocked: {progress.blocked}"
     if progress.running and alive:
         return "running"
     return "waiting for workers" if not alive else "waiting"
@@ -241,7 +243,8 @@ def _state(
         ]
         for name, one in found.items()
     ]
-    return digest_of([studies, [[one.name, one.alive, one.study, one.trial] for one in workers]])
+    fleet = [[one.name, one.alive, one.study, one.trial, dict(one.refuses)] for one in workers]
+    return digest_of([studies, fleet])
 
 
 def _table(
@@ -268,10 +271,12 @@ def _fleet(workers: Sequence[WorkerState]) -> Any:
         return html.P("No worker has registered: start one with 'exitbits worker'.")
     rows = [
         [worker.name, "alive" if worker.alive else "gone",
-         f"{worker.study}, trial {worker.trial}" if worker.study else "nothing"]
+         f"{worker.study}, trial {worker.trial}" if worker.study else "nothing",
+         "; ".join(f"{study}: {reason}" for study, reason in worker.refuses.items())]
         for worker in workers
     ]  # fmt: skip
-    return parts.table(["worker", "state", "works on"], rows, "Workers of this store")
+    headings = ["worker", "state", "works on", "has given up"]
+    return parts.table(headings, rows, "Workers of this store")
 
 
 def register_actions(app: Dash, archivist: Archivist) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 from dash import Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
@@ -169,8 +169,7 @@ def _seen(snapshot: Snapshot, base: int, view: FrontView) -> dict[str, Any]:
     An answer that a later request overtakes is dropped by the browser: the next poll then finds
     here that the page does not show what it should.
     """
-    progress = snapshot.progress
-    trials = [progress.budget, progress.finished, progress.running, progress.failed, progress.lost]
+    trials = list(astuple(snapshot.progress))
     marks = replace(view, zoom=None, course=FrontView.course).to_query()
     return {"base": base, "revision": snapshot.revision, "trials": trials, "marks": marks}
 

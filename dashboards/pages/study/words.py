@@ -13,7 +13,7 @@ from studies.records import EvaluationRow
 
 
 def progress_words(snapshot: Snapshot) -> str:
-    """How far the study is."""
+    """How far the study is, and why it goes no further where nobody can serve it."""
     progress = snapshot.progress
     parts = [
         f"{progress.ended} of {progress.budget} trials",
@@ -24,6 +24,9 @@ def progress_words(snapshot: Snapshot) -> str:
         f"{len(snapshot.front)} on the front",
         f"hypervolume {snapshot.hypervolume:.4f}",
     ]
+    if progress.blocked:
+        remedy = "mend that, then launch it again or run 'exitbits study retry'"
+        return f"Blocked ({', '.join(parts)}): {progress.blocked}; {remedy}."
     return ("Done: " if progress.done else "") + ", ".join(parts) + "."
 
 
