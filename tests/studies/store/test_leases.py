@@ -10,24 +10,29 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 from postgres import new_database
+from running import command_env
 from small_study import measure, open_names, take
-from sqlalchemy import event, select
+from sqlalchemy import Connection, delete, event, insert, select, update
 
 from search.errors import BadInput
 from studies.records import StudyRecord
 from studies.store.claims import MAX_ATTEMPTS, LeaseLost
 from studies.store.database import StoreUnavailable
-from studies.store.schema import trials
+from studies.store.identity import machine
+from studies.store.schema import now_seconds, trials, workers
 from studies.store.workers import Registration, list_workers, release_dead
 from studies.store.writer import StudyStore
 from studies.work.proposing import Proposer
@@ -415,3 +420,227 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, make_record: Make) -> None:
     engine.dispose()
     store.record(claim, evaluation, *many)
     assert len(store.evaluations(store.get("small").id)) == 51
+
+
+# Who is who, and clocks that are set
+
+
+def register(address: str, name: str, ready: str) -> None:
+    """Sign on, take a trial, and live."""
+    store = StudyStore(address)
+    registration = Registration(store.claims, name)
+    claim = take(store, "small", name)
+    assert claim
+    registration.hold(claim.lease)
+    Path(ready).touch()
+    time.sleep(120)
+
+
+@pytest.fixture
+def living(address: str, make_record: Make, tmp_path: Path) -> Iterator[StudyStore]:
+    """A store on which another process works, with the usual lease."""
+    store = StudyStore(address, create=True)
+    store.create(make_record())
+    process = start(register, address, "living", str(tmp_path / "ready"))
+    while not (tmp_path / "ready").exists():
+        assert process.is_alive()
+        time.sleep(0.02)
+    yield store
+    process.kill()
+    process.join()
+
+
+def change_worker(store: StudyStore, **values: object) -> None:
+    store.database.write(lambda connection: connection.execute(update(workers).values(**values)))
+
+
+def test_a_clock_that_is_set_forward_makes_nobody_dead(living: StudyStore) -> None:
+    """Protection: a process is known by its start in ticks, which nobody can set."""
+    # What a process that started at 12:00 by a clock that now says 13:00 wrote at 12:00.
+    change_worker(living, started=datetime.now(UTC) - timedelta(hours=1))
+    assert release_dead(living.database) == 0
+    assert [one.name for one in list_workers(living.database)] == ["living"]
+
+
+@pytest.mark.parametrize("place", ["another PID namespace", "another boot"])
+def test_a_worker_of_elsewhere_is_not_looked_for_here(living: StudyStore, place: str) -> None:
+    """Protection: process numbers are compared within one boot and one PID namespace only."""
+    boot, _, namespace = machine().partition(" ")
+    other = f"{boot} pid:[1]" if place == "another PID namespace" else f"{'0' * 36} {namespace}"
+    change_worker(living, machine=other, pid=2**22 + 1)  # no such number here
+    assert release_dead(living.database) == 0
+    assert [one.alive for one in list_workers(living.database)] == [True]
+    change_worker(living, machine=machine())
+    assert release_dead(living.database) == 1
+
+
+def test_a_number_that_was_given_again_is_another_process(living: StudyStore) -> None:
+    change_worker(living, pid=os.getpid())
+    assert release_dead(living.database) == 1
+    assert list(list_workers(living.database)) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+def test_a_launch_in_another_container_of_the_same_host_name_signs_off_nobody(
+    living: StudyStore, address: str
+) -> None:
+    """The real thing: another PID namespace, with this one's host name."""
+    script = (
+        "import sys; from studies.store.database import Database\n"
+        "from studies.store.workers import release_dead\n"
+        f"print(release_dead(Database({address!r}, create=False)))"
+    )
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", script]
+    done = subprocess.run(inside, text=True, capture_output=True, env=command_env(), check=False)
+    if "unshare" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.stdout.strip() == "0", done.stderr
+    assert [one.alive for one in list_workers(living.database)] == [True]
+
+
+def test_a_clock_that_was_set_back_holds_no_killed_workers_trial(
+    address: str, make_record: Make
+) -> None:
+    """Protection: a lease that seems longer than it was made has run out."""
+    store = make_store(address, make_record(budget={"trials": 1}))
+    registration = Registration(store.claims, "gone")
+    claim = take(store, "small", "gone")
+    assert claim
+    # An hour before the hour that is now gone again.
+    store.database.write(
+        lambda connection: connection.execute(
+            update(trials).values(lease_until=trials.c.lease_until + 3600)
+        )
+    )
+    assert open_names(store) == ["small"]
+    again = take(store, "small", "other")
+    assert again
+    assert (again.lease.number, again.lease.attempt) == (0, 2)
+    change_worker(store, alive_until=workers.c.alive_until + 500)
+    assert [one.alive for one in list_workers(store.database)] == [False]
+    registration.close()
+
+
+def test_a_longer_lease_than_ones_own_still_holds(address: str, make_record: Make) -> None:
+    """A worker with another setting must not be robbed: the lease says how long it was made."""
+    store = StudyStore(address, create=True)
+    store.create(make_record(budget={"trials": 1}))
+    assert take(store, "small", "patient")
+    hasty = StudyStore(address, lease_s=LEASE_S)
+    assert open_names(hasty) == []
+    assert take(hasty, "small", "hasty") is None
+
+
+def test_rows_of_workers_long_gone_are_removed(address: str, make_record: Make) -> None:
+    store = make_store(address, make_record())
+    now, hour = now_seconds(), 3600
+    rows = {"gone": now - 2 * LEASE_S, "long gone": now - hour, "of a later clock": now + hour}
+
+    def add(connection: Connection) -> None:
+        for name, until in rows.items():
+            connection.execute(
+                insert(workers).values(
+                    name=name, session="s", host="h", pid=1, machine="m", ticks=1,
+                    started=datetime.now(UTC), alive_until=until, lease_s=LEASE_S,
+                )
+            )  # fmt: skip
+
+    def names() -> list[str]:
+        with store.database.read() as reading:
+            return sorted(reading.scalars(select(workers.c.name)))
+
+    store.database.write(add)
+    assert [one.name for one in list_workers(store.database)] == ["gone"]
+    assert len(names()) == 3
+    registration = Registration(store.claims, "ann")
+    assert names() == ["ann", "gone"]
+    registration.close()
+    store.database.write(lambda connection: connection.execute(delete(workers)))
+    store.database.write(add)
+    assert release_dead(store.database) == 0
+    assert names() == ["gone"]
+
+
+def test_a_worker_that_was_taken_for_lost_signs_on_again(address: str, make_record: Make) -> None:
+    """Protection: whoever lives is seen, also after a long freeze."""
+    store = make_store(address, make_record())
+    registration = Registration(store.claims, "ann")
+    store.database.write(lambda connection: connection.execute(delete(workers)))
+    deadline = time.monotonic() + 20
+    while [one.name for one in list_workers(store.database)] != ["ann"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    registration.close()
+    assert list(list_workers(store.database)) == []
+
+
+# Giving back, trying again
+
+
+def test_giving_back_costs_no_attempt_and_no_budget(address: str, make_record: Make) -> None:
+    """Protection: what was given back counts against nobody, however often."""
+    store = make_store(address, make_record(budget={"trials": 2}))
+    study = store.get("small").id
+    for attempt in range(1, 3 * MAX_ATTEMPTS):
+        claim = take(store, "small", f"worker{attempt}")
+        assert claim
+        assert (claim.lease.number, claim.lease.attempt) == (0, attempt)
+        assert store.claims.give_back(claim.lease)
+        with pytest.raises(LeaseLost):
+            store.record(claim, measure(claim.policy))
+        assert store.progress(study).running == 0
+        assert open_names(store) == ["small"]
+    finish(address, "survivor")
+    assert recorded(store) == Counter([0, 1])
+    progress = store.progress(study)
+    assert (progress.finished, progress.failed, progress.lost) == (2, 0, 0)
+
+
+def test_failed_trials_are_tried_again_within_the_budget(address: str, make_record: Make) -> None:
+    """Protection: number, policy and place in the budget stay; attempts begin anew."""
+    store = make_store(address, make_record(budget={"trials": 6}))
+    study, policies = store.get("small").id, {}
+    for number in range(6):
+        claim = take(store, "small", "ann")
+        assert claim
+        policies[number] = claim.policy
+        if number % 2:
+            store.fail(claim, "it broke")
+        else:
+            store.record(claim, measure(claim.policy))
+    assert store.progress(study).done
+    assert open_names(store) == []
+    revision = store.version("small").revision
+    assert store.retry(study) == 3
+    assert store.retry(study) == 0
+    assert store.version("small").revision > revision
+    assert store.failures(study) == []
+    waiting = store.storage.get_all_trials(study, states=[TrialState.WAITING])
+    assert [trial.number for trial in waiting] == [1, 3, 5]
+    assert store.storage.get_trial(waiting[0]._trial_id).state == TrialState.WAITING
+    for number in (1, 3, 5):
+        claim = take(store, "small", "bob")
+        assert claim
+        assert (claim.lease.number, claim.policy) == (number, policies[number])
+        store.record(claim, measure(claim.policy))
+    assert take(store, "small", "bob") is None
+    assert recorded(store) == Counter(range(6))
+    progress = store.progress(study)
+    assert (progress.finished, progress.failed, progress.lost, progress.budget) == (6, 0, 0, 6)
+    assert progress.done
+
+
+def test_a_quarantined_trial_has_all_its_attempts_again(address: str, make_record: Make) -> None:
+    store = make_store(address, make_record(budget={"trials": 1}))
+    study = store.get("small").id
+    for _ in range(2):
+        for _ in range(MAX_ATTEMPTS):
+            assert take(store, "small", "victim")
+            store.database.write(
+                lambda connection: connection.execute(update(trials).values(lease_until=1.0))
+            )
+        assert take(store, "small", "survivor") is None
+        assert len(store.failures(study)) == 1
+        assert store.retry(study) == 1
+    finish(address, "survivor")
+    assert recorded(store) == Counter([0])
