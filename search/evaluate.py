@@ -101,7 +101,7 @@ class Evaluator(Generic[Model]):
     @property
     def data_digest(self) -> str:
         """Names the images evaluated on and those that set the quantizer's ranges."""
-        return digest_of([self.split.digest, self.quantized.calibration.digest])
+        return data_digest(self.split, self.quantized.calibration)
 
     def trace_key(self, bits: Bits) -> str:
         """Digest of everything that the trace of ``bits`` depends on."""
@@ -224,6 +224,11 @@ class Evaluator(Generic[Model]):
         held = len(trace) == len(self.split) and RECOVERED_FROM not in self.card.training
         reference = self.full_precision_trace() if held else None
         return evaluate_trace(policy, trace, self.ledger, self.task, reference)
+
+
+def data_digest(split: Split, calibration: Split) -> str:
+    """Names the images that figures are measured on, with those that set the ranges."""
+    return digest_of([split.digest, calibration.digest])
 
 
 def measure_reference(evaluator: Evaluator[Model]) -> float:

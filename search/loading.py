@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from search.data import open_dataset
 from search.data.splits import DataOptions
-from search.errors import BadInput
 from search.models.bundled import checkpoint_path
 from search.models.checkpoint import load_checkpoint
-from search.opening import OpenedModel
+from search.opening import OpenedModel, open_data_of
 from search.quantized import CalibrationCache, QuantizedModel
 
 
@@ -39,16 +35,8 @@ def open_checkpoint(
         BadInput: when either cannot be used, or they do not belong together.
     """
     model, card = load_checkpoint(checkpoint_path(checkpoint))
-    name = dataset or card.data.get("dataset")
-    if name is None:
-        raise BadInput(f"the card of {checkpoint!r} names no data set: give one")
     options = data or DataOptions()
-    opened = open_dataset(name, Path(path).expanduser() if path else None, card.input, options)
-    if opened.classes != card.classes:
-        raise BadInput(
-            f"the model knows {len(card.classes)} classes ({card.classes[0]}, ...), the data "
-            f"{len(opened.classes)} ({opened.classes[0]}, ...): they must be the same"
-        )
+    opened = open_data_of(checkpoint, card, dataset, path, options)
     quantized = QuantizedModel(
         model=model,
         card=card,

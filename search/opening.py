@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Generic
 
-from search.data.splits import Dataset, Split
+from search.data import open_dataset
+from search.data.splits import DataOptions, Dataset, Split
+from search.errors import BadInput
 from search.evaluate import Model, TracedModel
-from search.models.bundled import BUNDLED_SCHEME, checkpoint_digest
+from search.models.bundled import BUNDLED_SCHEME, checkpoint_digest, checkpoint_path
+from search.models.card import ModelCard, card_path, read_card
 from search.registry import Registry
 
 MODELS = Registry("kind of model", "exitbits.models", {"recorded": "search.testing:open_recorded"})
@@ -61,6 +65,41 @@ def open_model(
         return other
     load: Callable[..., OpenedModel[Any]] = import_module("search.loading").open_checkpoint
     return load(checkpoint, dataset, path, **options)
+
+
+def open_data(
+    checkpoint: str, dataset: str | None, path: str | None, options: DataOptions
+) -> Dataset:
+    """Open the data set of a checkpoint, without the model.
+
+    Raises:
+        BadInput: when the checkpoint's card or the data cannot be used.
+    """
+    other = _other_kind(checkpoint)
+    if other is not None:
+        return other.dataset
+    card = read_card(card_path(checkpoint_path(checkpoint)))
+    return open_data_of(checkpoint, card, dataset, path, options)
+
+
+def open_data_of(
+    checkpoint: str, card: ModelCard, dataset: str | None, path: str | None, options: DataOptions
+) -> Dataset:
+    """Open the data set called ``dataset``, or the one that a checkpoint's card names.
+
+    Raises:
+        BadInput: when there is none, or it does not belong to the model.
+    """
+    name = dataset or card.data.get("dataset")
+    if name is None:
+        raise BadInput(f"the card of {checkpoint!r} names no data set: give one")
+    opened = open_dataset(name, Path(path).expanduser() if path else None, card.input, options)
+    if opened.classes != card.classes:
+        raise BadInput(
+            f"the model knows {len(card.classes)} classes ({card.classes[0]}, ...), the data "
+            f"{len(opened.classes)} ({opened.classes[0]}, ...): they must be the same"
+        )
+    return opened
 
 
 def model_digest(checkpoint: str) -> str:

@@ -183,7 +183,8 @@ class StudyConfig(_Section):
     """One study.
 
     Everything but the budget is the study's identity: a name can be taken up again only with the
-    same, while the budget may grow.
+    same, while the budget may grow. Where model and images lie does not matter; what they are is
+    told by their digests.
     """
 
     name: Annotated[str, AfterValidator(_check_name)]
@@ -232,12 +233,15 @@ class StudyConfig(_Section):
         Args:
             other: what is asked for; anchors that it leaves to the default agree with any.
         """
-        asked = other.identity()
+        mine, asked = self.identity(), other.identity()
         asked["anchors"] = {
-            key: self.identity()["anchors"][key] if value is None else value
+            key: mine["anchors"][key] if value is None else value
             for key, value in asked["anchors"].items()
         }
-        return _first_difference(self.identity(), asked, "")
+        if is_path(mine["model"]["checkpoint"]) and is_path(asked["model"]["checkpoint"]):
+            del mine["model"], asked["model"]
+        del mine["data"]["path"], asked["data"]["path"]
+        return _first_difference(mine, asked, "")
 
 
 def _first_difference(one: Any, other: Any, path: str) -> str | None:
@@ -294,6 +298,17 @@ def _resolve_paths(fields: dict[str, Any], folder: Path) -> None:
             part[key] = str((folder / Path(part[key]).expanduser()).absolute())
 
 
+def _put(fields: dict[str, Any], section: str, key: str, path: str | None) -> None:
+    """Set a path that was given in the working folder."""
+    if path is None:
+        return
+    part = fields.setdefault(section, {})
+    if isinstance(part, dict):
+        part[key] = path
+        if key == "path" or is_path(path):
+            part[key] = str(Path(path).expanduser().absolute())
+
+
 def preset_names() -> list[str]:
     """Names of the presets that come with exitbits."""
     folder = resources.files("studies").joinpath("presets")
@@ -304,12 +319,21 @@ def preset_names() -> list[str]:
     )
 
 
-def load_config(source: str, *, name: str | None = None, trials: int | None = None) -> StudyConfig:
+def load_config(
+    source: str,
+    *,
+    name: str | None = None,
+    trials: int | None = None,
+    model: str | None = None,
+    data: str | None = None,
+) -> StudyConfig:
     """Read a preset or a TOML file.
 
     Args:
         source: a preset's name, or a path ending in ``.toml``.
         name, trials: replace what the file says.
+        model, data: likewise, the checkpoint and the folder of the images; relative to the
+            working folder.
 
     Raises:
         BadInput: for an unknown preset, an unreadable file, or a value that is not allowed.
@@ -327,6 +351,8 @@ def load_config(source: str, *, name: str | None = None, trials: int | None = No
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{source}: not valid TOML ({error})") from error
     _resolve_paths(fields, Path(source).parent)
+    _put(fields, "model", "checkpoint", model)
+    _put(fields, "data", "path", data)
     if name is not None:
         fields["name"] = name
     if trials is not None:

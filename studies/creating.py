@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
+from search.data.splits import HELD_OUT_SPLITS, few_images
 from search.disk_cache import DiskTraceCache
 from search.errors import BadInput
-from search.opening import model_digest
+from search.evaluate import data_digest
+from search.opening import model_digest, open_data
 from studies.config import StudyConfig, load_config, parse_config, preset_names
+from studies.places import moved
 from studies.records import Study, StudyRecord
 from studies.store.database import EmptyStore
 from studies.store.refusals import forget_refusals
 from studies.store.writer import StudyStore
-from studies.unchanged import check_model
+from studies.unchanged import check_images, check_model
 from studies.words import counted
+from studies.work.opening import ANOTHER_NAME
+
+log = logging.getLogger(__name__)
 
 OnStage = Callable[[str], None]
 """Receives what is being done, in a few words."""
@@ -60,12 +68,19 @@ def open_study(
         model_digest(config.model.checkpoint),
         "give this study another --name",
     )
+    _take_up(store, study, config, cache, on_stage)
     forget_refusals(store.database, study.id)
     return store, store.raise_budget(study.id, config.budget.trials)
 
 
 def read_config(
-    source: str, address: str, *, name: str | None = None, trials: int | None = None
+    source: str,
+    address: str,
+    *,
+    name: str | None = None,
+    trials: int | None = None,
+    model: str | None = None,
+    data: str | None = None,
 ) -> StudyConfig:
     """The configuration that a person names: a file's, a preset's, or that of a stored study.
 
@@ -73,19 +88,20 @@ def read_config(
         source: a path ending in ``.toml``, a preset's name, or a study's name, in this order.
         address: of the store, where studies are looked for.
         name, trials: replace what it says; a stored study under another name is a new one.
+        model, data: likewise, where checkpoint and images lie.
 
     Raises:
         BadInput: for a file that cannot be used, or a name that nothing has.
     """
     presets = preset_names()
     if source.endswith(".toml") or source in presets:
-        return load_config(source, name=name, trials=trials)
+        return load_config(source, name=name, trials=trials, model=model, data=data)
     stored: list[str] = []
     with suppress(EmptyStore):
         store = StudyStore(address)
         stored = store.names(archived=True)
         if source in stored:
-            config = store.get(source).record.config
+            config = moved(store.get(source).record.config, model, data)
             changes = {"name": name, "budget": trials and {"trials": trials}}
             return parse_config(
                 {**config.model_dump(mode="json"), **{k: v for k, v in changes.items() if v}},
@@ -107,6 +123,30 @@ def budget_words(study: Study, asked: int) -> str:
         f"study {name}: budget {counted(has, 'trial')}, as before; {asked} is less and changes "
         f"nothing, 'exitbits stop' ends it at the trials that have begun"
     )
+
+
+def _take_up(
+    store: StudyStore,
+    study: Study,
+    config: StudyConfig,
+    cache: DiskTraceCache,
+    on_stage: OnStage,
+) -> None:
+    """Let a study go on where its model and images lie now, with mended images where it can.
+
+    Raises:
+        BadInput: when the images are others and something was recorded with those.
+    """
+    section, before = config.data, study.record
+    data = open_data(config.model.checkpoint, section.dataset, section.path, section.options())
+    calibration = data.split("calibration").head(section.calibration_images)
+    now = data_digest(data.split("search"), calibration)
+    record = before if now == before.data_digest else _measure(config, cache, on_stage)
+    # All else stays as it began: what is queued does not follow another budget.
+    here = moved(before.config, config.model.checkpoint, section.path)
+    record = replace(record, config=here)
+    if not store.replace_record(study.id, record):
+        check_images(f"study {config.name!r}", before.data_digest, now, ANOTHER_NAME)
 
 
 def check_same(study: Study, config: StudyConfig, name: str) -> None:
@@ -140,6 +180,15 @@ def _measure(config: StudyConfig, cache: DiskTraceCache, on_stage: OnStage) -> S
     from studies.work.opening import open_evaluator
 
     evaluator = open_evaluator(config, cache=cache)
+    section = config.data
+    data = open_data(config.model.checkpoint, section.dataset, section.path, section.options())
+    for name in HELD_OUT_SPLITS:
+        try:
+            warning = few_images(data.split(name))
+        except BadInput as error:  # none at all: the search needs no other split than its own
+            warning = str(error)
+        if warning:
+            log.warning("%s", warning)
     record = StudyRecord(
         config=config.with_anchors(),  # what is queued does not follow a budget that grows
         ledger=evaluator.ledger,

@@ -32,15 +32,12 @@ class Reevaluation:
         return self.measured.samples < self.images
 
 
-def evaluate_policy_file(
-    given: PolicyFile, split: str = "search", checkpoint: str | None = None
-) -> Reevaluation:
+def evaluate_policy_file(given: PolicyFile, split: str = "search") -> Reevaluation:
     """Measure a policy from scratch, without any cache.
 
     Args:
         given: the policy.
         split: what to measure on.
-        checkpoint: the same model at another place than the file says.
 
     Raises:
         BadInput: when the file was edited, or the model or the images are not those that the
@@ -50,9 +47,7 @@ def evaluate_policy_file(
 
     from studies.work.opening import open_policy_evaluator
 
-    evaluator = open_policy_evaluator(
-        given, split=split, checkpoint=checkpoint, engine=recorded.engine
-    )
+    evaluator = open_policy_evaluator(given, split=split, engine=recorded.engine)
     images = len(evaluator.split)
     if split != given.split:
         return Reevaluation(split, evaluator.evaluate(policy), images, recorded, None)

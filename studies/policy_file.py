@@ -13,6 +13,7 @@ from search.errors import BadInput
 from search.policy import Policy
 from search.results import Evaluation
 from studies.config import StudyConfig
+from studies.places import absolute, placed, relative
 from studies.records import EvaluationRow, StudyRecord
 
 
@@ -85,7 +86,7 @@ class PolicyFile(BaseModel):
 
 
 def write_policy_file(file: PolicyFile, path: Path, *, force: bool = False) -> None:
-    """Write a policy file in one atomic step.
+    """Write a policy file in one atomic step, its paths relative to it where they can be.
 
     Raises:
         BadInput: when the file exists and ``force`` is not set, or cannot be written.
@@ -93,8 +94,10 @@ def write_policy_file(file: PolicyFile, path: Path, *, force: bool = False) -> N
     if path.exists() and not force:
         raise BadInput(f"{str(path)!r} exists: name another with -o, or replace it by --force")
     partial = path.with_name(f".{path.name}.partial")
+    study = placed(file.study, relative, path.parent)
+    fields = file.model_copy(update={"study": study}).model_dump(mode="json")
     try:
-        partial.write_text(json.dumps(file.model_dump(mode="json"), indent=2) + "\n")
+        partial.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
         partial.replace(path)
     except OSError as error:
         raise BadInput(
@@ -109,11 +112,11 @@ def read_policy_file(path: Path) -> PolicyFile:
         BadInput: when the file is missing or is no policy file.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read {str(path)!r} ({error}): name a policy file") from error
     try:
-        return PolicyFile.model_validate_json(text)
+        file = PolicyFile.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"
@@ -121,6 +124,7 @@ def read_policy_file(path: Path) -> PolicyFile:
             f"{str(path)!r} is not a policy bundle ({where}: {first['msg']}): "
             "write one with 'exitbits pick STUDY ... -o FILE'"
         ) from error
+    return file.model_copy(update={"study": placed(file.study, absolute, path.parent)})
 
 
 def same_figures(measured: Evaluation, recorded: Evaluation) -> bool:

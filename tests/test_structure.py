@@ -48,6 +48,7 @@ ROOMS = {
     "studies": (
         ("samplers.__init__",),
         ("config", "interrupts"),
+        ("places",),
         ("records",),
         ("store",),
         ("live_front", "fronts", "policy_file", "unchanged", "words"),

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from search.methods.settings import MaqeeSettings
 from studies.commands.bars import bars
-from studies.commands.common import read_store
+from studies.commands.common import add_places, read_store
 from studies.commands.method_options import (
     add_models,
     add_recovery,
@@ -21,6 +21,7 @@ from studies.commands.method_options import (
     method_rows,
     print_table,
     read_training,
+    study_at_places,
 )
 from studies.store.writer import StudyStore
 
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     add_recovery(parser, required=False)
     add_models(parser)
+    add_places(parser, data=False)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     check_data(args)
     settings = MaqeeSettings(alpha=args.alpha, beta=args.beta)
     store = StudyStore(read_store(args))
-    study = store.get(args.study)
+    study = study_at_places(store, args)
     record = study.record
 
     training = read_training(args)

@@ -10,7 +10,9 @@ from rich.console import Console
 
 from search.errors import BadInput
 from studies.commands.front_table import front_table
+from studies.config import StudyConfig
 from studies.fronts import FrontSummary
+from studies.places import moved
 from studies.store.database import DEFAULT_STORE, STORE, default_address
 
 
@@ -36,6 +38,26 @@ def read_store(args: argparse.Namespace) -> str:
     address: str = args.store
     refuse_password(address)
     return address
+
+
+def add_places(parser: argparse.ArgumentParser, *, data: bool = True) -> None:
+    """Declare where model and images lie instead of where a study or a policy says."""
+    parser.add_argument(
+        "--model", metavar="FILE", help="the same model at another place than is recorded"
+    )
+    if data:
+        parser.add_argument(
+            "--data", metavar="DIR", help="the same images at another place than is recorded"
+        )
+
+
+def at_places(config: StudyConfig, args: argparse.Namespace) -> StudyConfig:
+    """A study's configuration with model and images where ``--model`` and ``--data`` say.
+
+    Images that come with exitbits lie nowhere else: ``--data`` then means what trains alone.
+    """
+    data = None if config.data.path is None or args.data is None else str(args.data)
+    return moved(config, args.model, data)
 
 
 def refuse_password(address: str) -> None:

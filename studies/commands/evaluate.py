@@ -9,7 +9,7 @@ from pathlib import Path
 
 from search.data.splits import HELD_OUT_SPLITS
 from search.results import GIGA, Evaluation
-from studies.commands.common import add_json
+from studies.commands.common import add_json, add_places, at_places
 from studies.evaluating import evaluate_policy_file
 from studies.policy_file import read_policy_file
 
@@ -23,16 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="search",
         help="what to measure on (default %(default)s)",
     )
-    parser.add_argument(
-        "--checkpoint", metavar="FILE", help="the same model at another place than the bundle says"
-    )
+    add_places(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; exit code 1 when the recorded figures of the same split are not reproduced."""
     given = read_policy_file(args.policy)
-    again = evaluate_policy_file(given, args.split, args.checkpoint)
+    given = given.model_copy(update={"study": at_places(given.study, args)})
+    again = evaluate_policy_file(given, args.split)
     measured, recorded = again.measured, again.recorded
     if args.json:
         fields = {

@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the study to the end of its budget; progress goes to stderr, the front to stdout."""
     interrupts.watch(signal.SIGTERM, signal.SIGHUP)  # stop as for Ctrl-C
     address = read_store(args)
-    config = read_config(args.study, address, name=args.name, trials=args.trials)
+    config = read_config(
+        args.study, address, name=args.name, trials=args.trials, model=args.model, data=args.data
+    )
     cache = DiskTraceCache(args.cache)
     report = args.report or Path(f"{file_name(config.name)}.html")
     check_writable(report, "--report")

@@ -14,7 +14,7 @@ from search.methods.maqee import refuse_impossible
 from search.methods.settings import MaqeeSettings
 from search.results import GIGA
 from studies.commands.bars import bars
-from studies.commands.common import positive, read_store
+from studies.commands.common import add_places, positive, read_store
 from studies.commands.method_options import (
     add_models,
     add_recovery,
@@ -23,6 +23,7 @@ from studies.commands.method_options import (
     check_data,
     print_table,
     read_training,
+    study_at_places,
 )
 from studies.store.writer import StudyStore
 
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_recovery(parser, required=False)
     add_models(parser)
+    add_places(parser, data=False)
 
 
 def _gbops(text: str) -> float:
@@ -75,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         max_iterations=args.max_iterations,
     )
     store = StudyStore(read_store(args))
-    study = store.get(args.study)
+    study = study_at_places(store, args)
     record = study.record
     refuse_impossible(record.space, record.ledger, min(args.budgets) * GIGA)
 

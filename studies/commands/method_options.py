@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,11 @@ from search.errors import BadInput
 from search.methods.settings import MaqeeSettings
 from search.policy import Bits
 from search.results import GIGA
-from studies.commands.common import add_json, add_store, stdout_console
+from studies.commands.common import add_json, add_store, at_places, stdout_console
 from studies.fronts import FrontSummary
+from studies.records import Study
 from studies.store.reader import StudyReader
+from studies.store.writer import StudyStore
 
 if TYPE_CHECKING:
     from search.training.recovery import RecoverRecipe
@@ -97,6 +100,13 @@ def check_data(args: argparse.Namespace) -> None:
     """Raise ``BadInput`` unless ``--data``, where it is given, is a folder."""
     if args.data is not None and not args.data.is_dir():
         raise BadInput(f"no folder {str(args.data)!r}: --data names the folder of the images")
+
+
+def study_at_places(store: StudyStore, args: argparse.Namespace) -> Study:
+    """The study, its model and images where ``--model`` and ``--data`` say."""
+    study = store.get(args.study)
+    record = replace(study.record, config=at_places(study.record.config, args))
+    return replace(study, record=record)
 
 
 def method_rows(

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from search.errors import BadInput
 from studies.commands.bars import bars
-from studies.commands.common import check_writable
+from studies.commands.common import add_places, at_places, check_writable
 from studies.commands.method_options import add_recovery, check_data, read_recipe
 from studies.policy_file import read_policy_file, write_policy_file
 
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``exitbits recover``."""
     parser.add_argument("policy", type=Path, help="a bundle written by 'exitbits pick'")
     add_recovery(parser, required=True)
+    add_places(parser, data=False)
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE.safetensors",
         help="checkpoint to write; its card is the same name ending in .json, the policy's new "
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Recover, choose thresholds anew at the policy's cost, and write checkpoint and bundle."""
     check_data(args)
     given = read_policy_file(args.policy)
+    given = given.model_copy(update={"study": at_places(given.study, args)})
     if args.output.suffix != ".safetensors":
         raise BadInput(f"output {str(args.output)!r} must end in .safetensors")
     target = args.output.with_suffix(".policy.json")

@@ -10,7 +10,7 @@ from rich.console import Console
 from search.caching import default_cache_folder
 from search.disk_cache import DiskTraceCache
 from studies.commands.bars import stages
-from studies.commands.common import add_store, positive, read_store
+from studies.commands.common import add_places, add_store, positive, read_store
 from studies.creating import budget_words, open_study, read_config
 
 
@@ -22,6 +22,7 @@ def add_study_source(parser: argparse.ArgumentParser) -> None:
         "%(default)s)",
     )  # fmt: skip
     add_store(parser)
+    add_places(parser)
     parser.add_argument("--trials", type=positive, metavar="N",
                         help="budget of the study (default: what the file says); that of one "
                         "that is there can only grow")  # fmt: skip
@@ -40,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Create the study, or raise the budget of one that exists with the same configuration."""
     address = read_store(args)
-    config = read_config(args.study, address, name=args.name, trials=args.trials)
+    config = read_config(
+        args.study, address, name=args.name, trials=args.trials, model=args.model, data=args.data
+    )
     cache = DiskTraceCache(args.cache)
     with stages(Console(stderr=True)) as on_stage:
         _, study = open_study(address, config, cache, on_stage)

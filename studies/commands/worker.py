@@ -11,7 +11,8 @@ from pathlib import Path
 
 from search.caching import default_cache_folder
 from search.disk_cache import DiskCaches
-from studies.commands.common import add_store, positive, read_store
+from search.errors import BadInput
+from studies.commands.common import add_places, add_store, at_places, positive, read_store
 from studies.launchers.local import usable_cores
 
 INTERRUPTED = 130
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``exitbits worker``."""
     add_store(parser)
     parser.add_argument("--study", metavar="NAME", help="serve this study only (default: all)")
+    add_places(parser)
     parser.add_argument("--name", help="name of this worker, unique (default: host and process)")
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="cores to compute with (default: all)"
@@ -55,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     from studies.work.opening import refuse_unknown_device
     from studies.work.worker import Worker
 
+    if (args.model or args.data) and not args.study:
+        raise BadInput("--model and --data are one study's: give --study too")
     outage = Outage(logging.warning)
     address = read_store(args)
     store = outage.wait_out(lambda: StudyStore(address))
@@ -67,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     worker = Worker(
         store, registration, caches, study=args.study, until_done=args.until_done,
         parent=args.parent, stream=args.stream, device=args.device,
+        elsewhere=lambda config: at_places(config, args),
     )  # fmt: skip
 
     def on_signal(number: int, _: object) -> None:

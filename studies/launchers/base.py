@@ -44,8 +44,9 @@ class WorkerOrder:
             threads: cores to compute with.
         """
         return [
-            "-m", "studies.cli", "worker", "--study", self.study, "--name", name, "--until-done",
-            "--stream", str(index), "--threads", str(threads),
+            # In one word with its option: a name may begin with a dash.
+            "-m", "studies.cli", "worker", f"--study={self.study}", f"--name={name}",
+            "--until-done", "--stream", str(index), "--threads", str(threads),
             *(() if self.cache is None else ("--cache", str(self.cache))),
         ]  # fmt: skip
 

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from search.results import Evaluation
 from search.space import PolicySpace
+from studies.places import relative
 from studies.records import StudyGone
 from studies.store.rows import evaluation_row, trial_row
 from studies.store.schema import evaluations, studies, trials
@@ -55,7 +56,7 @@ def contribute(store: StudyStore, study_id: int, given: Sequence[Contribution]) 
         StudyGone: when the study was deleted.
     """
     space = store.study(study_id).record.space
-    rows = [_row(contribution) for contribution in given]
+    rows = [_row(contribution, store.folder) for contribution in given]
 
     def add(connection: Connection) -> int:
         locked = update(studies).where(studies.c.id == study_id)
@@ -109,8 +110,10 @@ def contribute(store: StudyStore, study_id: int, given: Sequence[Contribution]) 
     return store.database.write(add)
 
 
-def _row(given: Contribution) -> dict[str, Any]:
+def _row(given: Contribution, folder: Path | None) -> dict[str, Any]:
     checkpoint = None if given.checkpoint is None else str(given.checkpoint.absolute())
+    if checkpoint is not None and folder is not None:
+        checkpoint = relative(checkpoint, folder)
     row = evaluation_row(given.source, given.evaluation)
     return {**row, "model": given.model, "checkpoint": checkpoint}
 

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from search.errors import BadInput
+from studies.places import absolute
 from studies.store.database import CONNECT_ARGUMENTS, parse_url
 from studies.store.rows import new_study_row, trial_row
 from studies.store.schema import evaluations, studies, trials
@@ -153,7 +154,10 @@ def _evaluations_by_trial(
     recorded: dict[int | None, list[dict[str, Any]]] = defaultdict(list)
     with store.database.read() as connection:
         for trial_id, *values in connection.execute(statement):
-            recorded[trial_id].append(dict(zip(_CARRIED, values, strict=True)))
+            row = dict(zip(_CARRIED, values, strict=True))
+            if row["checkpoint"] is not None and store.folder is not None:
+                row["checkpoint"] = absolute(row["checkpoint"], store.folder)
+            recorded[trial_id].append(row)
     return recorded
 
 

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from optuna.trial import TrialState
 from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
@@ -18,6 +19,7 @@ from search.errors import BadInput
 from search.policy import Policy
 from search.results import Evaluation
 from search.space import PolicySpace
+from studies.places import absolute, placed
 from studies.records import (
     EvaluationGone,
     EvaluationRow,
@@ -45,6 +47,9 @@ class StudyReader:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        file = Path(str(database.url.database)).absolute()
+        self.folder = file.parent if database.is_sqlite else None
+        """What paths in an SQLite store are relative to."""
 
     # From names to studies
 
@@ -160,7 +165,8 @@ class StudyReader:
         contributed = sum(row.complete for row in rows if is_contributed(row.source, row.record))
         # At least one, for stores in which a study with contributions alone could be stopped.
         budget = max(1, row.budget - contributed)
-        return Study(row.id, StudyRecord.from_dict(row.record, budget))
+        record = StudyRecord.from_dict(row.record, budget)
+        return Study(row.id, replace(record, config=placed(record.config, absolute, self.folder)))
 
     # One study
 
@@ -249,7 +255,7 @@ class StudyReader:
             .order_by(evaluations.c.revision, evaluations.c.id)
         )
         with self.database.read() as connection:
-            rows = [EvaluationRow(*row) for row in connection.execute(statement)]
+            rows = [self._found(EvaluationRow(*row)) for row in connection.execute(statement)]
         if not rows:
             self._check_there(study_id)
         return rows
@@ -290,6 +296,12 @@ class StudyReader:
             Evaluation.from_dict({**json.loads(details[row.id]), "policy": row.policy.as_dict()})
             for row in rows
         ]
+
+    def _found(self, row: EvaluationRow) -> EvaluationRow:
+        """The row, its recovered checkpoint where it lies now."""
+        if row.checkpoint is None or self.folder is None:
+            return row
+        return replace(row, checkpoint=absolute(row.checkpoint, self.folder))
 
     def _check_there(self, study_id: int) -> None:
         """Raise ``StudyGone`` unless there is such a study: of what it has none, it may be so."""

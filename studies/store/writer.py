@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from search.errors import BadInput, check_range
 from search.results import Evaluation
 from studies.config import MAX_TRIALS, parse_config
+from studies.places import placed, relative
 from studies.records import ANCHOR, Claim, Study, StudyGone, StudyRecord
 from studies.store.claims import Claims
 from studies.store.database import PATIENCE_S, Database
@@ -27,7 +28,7 @@ from studies.store.optuna_storage import StoreStorage
 from studies.store.reader import StudyReader
 from studies.store.refusals import forget_refusals
 from studies.store.rows import evaluation_row, new_study_row
-from studies.store.schema import studies, trials
+from studies.store.schema import evaluations, studies, trials
 
 OBJECTIVES = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 
@@ -73,7 +74,7 @@ class StudyStore(StudyReader):
                     **{
                         **new_study_row(record.config.name, OBJECTIVES),
                         "system_attrs": {"study:metric_names": [record.metric, "gbops"]},
-                        "record": record.as_dict(),
+                        "record": self._named(record),
                         "budget": record.config.budget.trials,
                         "trials": len(anchors),
                         "revision": 1,
@@ -103,6 +104,39 @@ class StudyStore(StudyReader):
             return Study(self.database.write(add), record)
         except IntegrityError:
             return None
+
+    def replace_record(self, study_id: int, record: StudyRecord) -> bool:
+        """Let a study go on with its model and images elsewhere, or with mended images.
+
+        Args:
+            study_id: of the study.
+            record: the same but for paths, reference and digest of the images.
+
+        Returns:
+            False, and changes nothing, where evaluations are recorded and the images are others.
+        """
+        recorded = select(evaluations.c.id).where(evaluations.c.study_id == study_id).limit(1)
+        own = select(studies.c.record).where(studies.c.id == study_id).with_for_update()
+
+        def change(connection: Connection) -> bool:
+            before = connection.execute(own).scalar_one_or_none()
+            if before is None:
+                raise StudyGone(study_id)
+            if before["data_digest"] != record.data_digest and connection.scalar(recorded):
+                return False
+            if (after := self._named(record)) != before:
+                connection.execute(
+                    update(studies)
+                    .where(studies.c.id == study_id)
+                    .values(record=after, revision=studies.c.revision + 1)
+                )
+            return True
+
+        return self.database.write(change)
+
+    def _named(self, record: StudyRecord) -> dict[str, Any]:
+        """A record as the store keeps it, its paths relative to an SQLite file."""
+        return replace(record, config=placed(record.config, relative, self.folder)).as_dict()
 
     def raise_budget(self, study_id: int, budget: int) -> Study:
         """Let the study go on to ``budget`` trials of its own if that is more than it has.

@@ -78,7 +78,6 @@ def open_policy_evaluator(
     given: PolicyFile,
     *,
     split: str = "search",
-    checkpoint: str | None = None,
     engine: str | None = None,
 ) -> Evaluator[Any]:
     """Load what a policy was measured with.
@@ -86,18 +85,13 @@ def open_policy_evaluator(
     Args:
         given: the policy.
         split: what to evaluate on.
-        checkpoint: the same model at another place than the policy file says.
         engine: name of another engine than its study's.
 
     Raises:
         BadInput: also when the checkpoint, or the images of the split that it was measured on, are
             not those.
     """
-    config = given.study
-    if checkpoint is not None:
-        model = config.model.model_copy(update={"checkpoint": checkpoint})
-        config = config.model_copy(update={"model": model})
-    evaluator = open_evaluator(config, split=split, engine=engine)
+    evaluator = open_evaluator(given.study, split=split, engine=engine)
     owner = "the policy"
     check_model(owner, given.model_digest, evaluator.card.digest, "name the right file")
     if split == given.split:

@@ -14,12 +14,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from search.bits.lookup import TableLookup
 from search.disk_cache import DiskCaches
 from search.errors import BadInput, ExitbitsError
 from search.measuring import Measured, Measurer
+from studies.config import StudyConfig
 from studies.records import HARVEST, Claim, NoSuchStudy, StudyGone
 from studies.store.claims import LeaseLost
 from studies.store.database import StoreUnavailable
@@ -63,6 +64,7 @@ class Worker:
         parent: pid of the launcher, whose end is this worker's; None for a service.
         stream: names the samplers' random stream, by default after the worker.
         device: where models run.
+        elsewhere: says where model and images of a study lie here.
     """
 
     store: StudyStore
@@ -73,6 +75,7 @@ class Worker:
     parent: int | None = None
     stream: str | None = None
     device: str = "cpu"
+    elsewhere: Callable[[StudyConfig], StudyConfig] = lambda config: config
     stopping: bool = False
     # By the study's id: a name may be another study's by the next trial.
     _proposers: dict[int, Proposer] = field(default_factory=dict)
@@ -289,6 +292,7 @@ class Worker:
 
     def _load(self, proposer: Proposer) -> tuple[Measurer, TableLookup]:
         record = proposer.study.record
+        record = replace(record, config=self.elsewhere(record.config))
         evaluator = open_study_evaluator(
             record, self.caches.traces, self.caches.calibrations, self.device
         )
