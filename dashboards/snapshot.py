@@ -14,7 +14,14 @@ import numpy as np
 from dashboards.staircase import Staircase, course_of
 from search.front import as_points, front_indices
 from studies.fronts import FrontSummary
-from studies.records import EvaluationRow, Progress, StudyRecord, StudyVersion
+from studies.records import (
+    EvaluationRow,
+    Progress,
+    StudyGone,
+    StudyRecord,
+    StudyVersion,
+    UnreadableStudy,
+)
 from studies.store.reader import StudyReader
 from studies.store.workers import WorkerState, list_workers
 
@@ -147,8 +154,8 @@ class Snapshots:
 
     def all(
         self, *, archived: bool = False, patience_s: float = PATIENCE_S
-    ) -> dict[str, Snapshot | None]:
-        """Every study by name, as it is now.
+    ) -> dict[str, Snapshot | UnreadableStudy | None]:
+        """Every study by name, as it is now, or why it cannot be read.
 
         Reading many studies for the first time takes a while: what is not known after
         ``patience_s`` is None, and there the next time, or the time after.
@@ -157,12 +164,17 @@ class Snapshots:
             StoreUnavailable: when the database is away.
         """
         ending = time.monotonic() + patience_s
-        found: dict[str, Snapshot | None] = {}
+        found: dict[str, Snapshot | UnreadableStudy | None] = {}
         for version in self.reader.versions(archived=archived):
-            if time.monotonic() < ending:
-                found[version.name] = self._at(version)
-            else:
+            if time.monotonic() >= ending:
                 _, found[version.name] = self._kept.get(version.id, (None, None))
+                continue
+            try:
+                found[version.name] = self._at(version)
+            except StudyGone:
+                continue  # since it was listed
+            except UnreadableStudy as error:
+                found[version.name] = error
         return found
 
     def _at(self, version: StudyVersion) -> Snapshot:

@@ -18,7 +18,7 @@ def set_archived(store: StudyStore, study_id: int, archived: bool) -> str:
     Raises:
         StudyGone: when it was deleted.
     """
-    name = store.study(study_id).record.config.name
+    name = store.name_of(study_id)
     store.set_archived(study_id, archived)
     if archived:
         return f"study {name!r} is archived: workers leave it alone"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -14,6 +13,7 @@ from search.policy import Policy
 from search.space import PolicySpace
 from studies.config import StudyConfig, parse_config
 from studies.samplers import SAMPLERS
+from studies.stored import checked_record
 
 ANCHOR = "anchor"
 HARVEST = "harvest"
@@ -31,6 +31,16 @@ class StudyGone(BadInput):
         super().__init__(
             f"the study (number {study_id} of this store) has been deleted: 'exitbits study list' "
             "shows which there are"
+        )
+
+
+class UnreadableStudy(BadInput):
+    """What the store holds of a study cannot be used; other studies are none the worse for it."""
+
+    def __init__(self, name: str, reason: object) -> None:
+        self.name, self.reason = name, str(reason)
+        super().__init__(
+            f"study {name!r} cannot be read ({reason}): 'exitbits study delete' removes it"
         )
 
 
@@ -99,13 +109,24 @@ class StudyRecord:
         }
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any], budget: int) -> StudyRecord:
-        """Build what :meth:`as_dict` gave."""
+    def from_dict(cls, fields: Any, name: str, budget: Any) -> StudyRecord:
+        """Build what :meth:`as_dict` gave, checking everything: a store may be others' as well.
+
+        Args:
+            fields: what was stored.
+            name: by which the store knows the study.
+            budget: its column.
+
+        Raises:
+            BadInput: saying what is wrong.
+        """
+        checked = checked_record(fields)
         # A study from before there was a choice goes on as it began.
         plain = {"trial": {"harvest": 0, "racing": 0}, "engine": {"name": "reference"}}
-        stored = {**plain, **fields["config"], "budget": {"trials": budget}}
-        config = parse_config(stored, "stored study", stored=True)
-        return cls(**{**fields, "config": config, "ledger": Ledger.from_dict(fields["ledger"])})
+        given = {**plain, **checked["config"], "name": name, "budget": {"trials": budget}}
+        record = cls(**{**checked, "config": parse_config(given, "config", stored=True)})
+        record.anchors()
+        return record
 
 
 @dataclass(frozen=True)
@@ -227,14 +248,14 @@ class Progress:
         return self.ended >= self.budget
 
 
-def is_contributed(source: str | None, record: Mapping[str, Any]) -> bool:
+def is_contributed(source: str | None, sampler: str | None) -> bool:
     """Whether a complete trial is a method's, and so took nothing from the search's budget.
 
     Args:
         source: of the trial, None where another program told its result.
-        record: of its study, as the store has it.
+        sampler: of its study.
     """
-    return source not in (None, ANCHOR, record["config"]["sampler"]["name"])
+    return source not in (None, ANCHOR, sampler)
 
 
 @dataclass(frozen=True)

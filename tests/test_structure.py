@@ -49,6 +49,7 @@ ROOMS = {
         ("samplers.__init__",),
         ("config", "interrupts"),
         ("places",),
+        ("stored",),
         ("records",),
         ("store",),
         ("live_front", "fronts", "policy_file", "unchanged", "words"),

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from studies.commands.common import add_json, add_store, read_store, stdout_console
 from studies.fronts import FrontSummary
+from studies.records import StudyGone, UnreadableStudy
 from studies.store.outage import Outage
 from studies.store.workers import WorkerState, list_workers
 from studies.store.writer import StudyStore
@@ -65,20 +66,26 @@ def _read(
     rows = []
     asked = [store.version(args.study)] if args.study else store.versions(archived=args.archived)
     for name, study_id, *_ in asked:
-        record = store.study(study_id).record
-        progress = store.progress(study_id)
-        summary = FrontSummary.of(record, store.evaluations(study_id))
-        rows.append(
-            {
-                "study": name,
-                **asdict(progress),
-                "done": progress.done,
-                "evaluations": len(summary.rows),
-                "front": len(summary.front),
-                "hypervolume": summary.hypervolume,
-            }
-        )
+        try:
+            rows.append({"study": name, **_row(store, study_id)})
+        except StudyGone:
+            continue  # since it was listed
+        except UnreadableStudy as error:
+            rows.append({"study": name, "unreadable": error.reason})
     return rows, list(list_workers(store.database))
+
+
+def _row(store: StudyStore, study_id: int) -> dict[str, Any]:
+    record = store.study(study_id).record
+    progress = store.progress(study_id)
+    summary = FrontSummary.of(record, store.evaluations(study_id))
+    return {
+        **asdict(progress),
+        "done": progress.done,
+        "evaluations": len(summary.rows),
+        "front": len(summary.front),
+        "hypervolume": summary.hypervolume,
+    }
 
 
 def _tables(studies: list[dict[str, Any]], workers: list[WorkerState]) -> Group:
@@ -87,7 +94,10 @@ def _tables(studies: list[dict[str, Any]], workers: list[WorkerState]) -> Group:
         "study", "trials", "of methods", "running", "failed", "lost", "front", "hypervolume",
     ):  # fmt: skip
         table.add_column(heading, justify="left" if heading == "study" else "right")
+    unreadable = [row for row in studies if "unreadable" in row]
     for row in studies:
+        if row in unreadable:
+            continue
         table.add_row(
             Text(row["study"]),
             f"{row['finished']}/{row['budget']}{_state(row)}",
@@ -100,12 +110,20 @@ def _tables(studies: list[dict[str, Any]], workers: list[WorkerState]) -> Group:
         )
     words = [
         Text(
+            f"study {row['study']!r} cannot be read ({row['unreadable']}): left out by workers, "
+            "removed by 'exitbits study delete'",
+            style="yellow",
+        )
+        for row in unreadable
+    ]
+    words += [
+        Text(
             f"{row['study']} is blocked: {row['blocked']}; mend that, then 'launch' it again or "
             f"'exitbits study retry'",
             style="yellow",
         )
         for row in studies
-        if row["blocked"]
+        if row.get("blocked")
     ]
     words += [
         Text(f"{worker.name} has given {study} up: {reason}", style="yellow")

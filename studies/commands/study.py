@@ -7,7 +7,7 @@ import sys
 
 from search.errors import BadInput
 from studies.commands.common import add_store, read_store, refuse_password
-from studies.records import Study
+from studies.records import Study, StudyVersion
 from studies.store.writer import StudyStore
 
 
@@ -50,11 +50,11 @@ def run(args: argparse.Namespace) -> int:
     elif args.action == "export":
         _exchange(store, args, store.get(args.study))
     else:
-        _change(store, args, store.get(args.study))
+        _change(store, args, store.version(args.study))
     return 0
 
 
-def _change(store: StudyStore, args: argparse.Namespace, study: Study) -> None:
+def _change(store: StudyStore, args: argparse.Namespace, study: StudyVersion) -> None:
     if args.action == "rename":
         store.rename(study.id, args.new_name)
     elif args.action == "retry":
@@ -79,8 +79,8 @@ def _exchange(store: StudyStore, args: argparse.Namespace, study: Study | None) 
     print(f"{copied} trials copied")
 
 
-def _delete(store: StudyStore, study: Study, yes: bool) -> None:
-    progress, name = store.progress(study.id), study.record.config.name
+def _delete(store: StudyStore, study: StudyVersion, yes: bool) -> None:
+    progress, name = store.progress(study.id), study.name
     if not yes:
         if not sys.stdin.isatty():
             raise BadInput(

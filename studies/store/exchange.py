@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from search.errors import BadInput
 from studies.places import absolute
+from studies.records import StudyRecord
 from studies.store.database import CONNECT_ARGUMENTS, parse_url
 from studies.store.rows import new_study_row, trial_row
 from studies.store.schema import evaluations, studies, trials
 from studies.store.writer import StudyStore
+from studies.stored import check_study, checked_evaluations
 
 FIXED = "fixed_params"  # Optuna's own name
 RECORD, EVALUATIONS = "exitbits:record", "exitbits:evaluations"
@@ -85,27 +89,40 @@ def import_study(store: StudyStore, name: str, address: str) -> int:
         how many trials were copied.
 
     Raises:
-        BadInput: when there is no such study there, or this store has the name already.
+        BadInput: when there is no such study there, it is not what exitbits exports, or this store
+            has the name already.
     """
     try:
         theirs = optuna.load_study(study_name=name, storage=_open(address))
     except KeyError:
         raise BadInput(f"the other database has no study {name!r}") from None
-    record = dict(theirs.user_attrs.get(RECORD, {}))
-    budget = record.pop("budget", None)
-    copied = theirs.get_trials(deepcopy=True)
-    alone = theirs.user_attrs.get(EVALUATIONS, [])
-    kept = {k: v for k, v in theirs.user_attrs.items() if k not in (RECORD, EVALUATIONS)}
+    try:
+        attributes, directions = dict(theirs.user_attrs), theirs.directions
+        copied = theirs.get_trials(deepcopy=True)
+    except (KeyError, TypeError, ValueError, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"study {name!r} of the other database cannot be read ({reason})") from error
+    fields, given = attributes.pop(RECORD, None), attributes.pop(EVALUATIONS, [])
+    carried = [trial.user_attrs.pop(EVALUATIONS, []) for trial in copied]
+    try:
+        record = _checked_record(name, fields, directions, attributes)
+        alone = _checked_evaluations(record, given)
+        recorded = [_checked_evaluations(record, rows) for rows in carried]
+    except BadInput as error:
+        raise BadInput(
+            f"study {name!r} of the other database is none that exitbits can use ({error}): "
+            "nothing was copied; export it again"
+        ) from error
 
     def add(connection: Connection) -> None:
         study_id = connection.execute(
             insert(studies)
             .values(
                 **{
-                    **new_study_row(name, theirs.directions),
-                    "user_attrs": kept,
-                    "record": record or None,
-                    "budget": budget,
+                    **new_study_row(name, directions),
+                    "user_attrs": attributes,
+                    "record": record and record.as_dict(),
+                    "budget": record and record.config.budget.trials,
                     "claimed": sum(trial.state.is_finished() for trial in copied),
                     "trials": len(copied),
                     "revision": len(copied) + bool(alone),
@@ -113,8 +130,7 @@ def import_study(store: StudyStore, name: str, address: str) -> int:
             )
             .returning(studies.c.id)
         ).scalar_one()
-        for number, trial in enumerate(copied):
-            carried = trial.user_attrs.pop(EVALUATIONS, [])
+        for number, (trial, rows) in enumerate(zip(copied, recorded, strict=True)):
             trial_id = connection.execute(
                 insert(trials)
                 .values(
@@ -123,13 +139,13 @@ def import_study(store: StudyStore, name: str, address: str) -> int:
                     number=number,
                     revision=number + 1,
                     attempt=int(trial.state.is_finished()),
-                    source=carried[0]["source"] if carried else None,
+                    source=rows[0]["source"] if rows else None,
                 )
                 .returning(trials.c.id)
             ).scalar_one()
-            if carried:
+            if rows:
                 keys = {"study_id": study_id, "trial_id": trial_id, "revision": number + 1}
-                connection.execute(insert(evaluations), [{**row, **keys} for row in carried])
+                connection.execute(insert(evaluations), [{**row, **keys} for row in rows])
         if alone:
             keys = {"study_id": study_id, "trial_id": None, "revision": len(copied) + 1}
             connection.execute(insert(evaluations), [{**row, **keys} for row in alone])
@@ -139,6 +155,30 @@ def import_study(store: StudyStore, name: str, address: str) -> int:
     except IntegrityError:
         raise BadInput(f"study {name!r} exists in this store: rename one of the two") from None
     return len(copied)
+
+
+def _checked_record(
+    name: str, fields: Any, directions: Sequence[StudyDirection], attributes: dict[str, Any]
+) -> StudyRecord | None:
+    if fields is None:
+        return None
+    if not isinstance(fields, dict):
+        raise BadInput("its record must be an object")
+    check_study({
+        "directions": [direction.value for direction in directions],
+        "user_attrs": attributes,
+        "system_attrs": {},
+    })  # fmt: skip
+    rest = {key: value for key, value in fields.items() if key != "budget"}
+    return StudyRecord.from_dict(rest, name, fields.get("budget"))
+
+
+def _checked_evaluations(record: StudyRecord | None, given: Any) -> list[dict[str, Any]]:
+    if record is not None:
+        return checked_evaluations(given, record.ledger.check)
+    if given:
+        raise BadInput("it has evaluations and no record: the export was cut short")
+    return []
 
 
 def _evaluations_by_trial(

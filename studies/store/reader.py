@@ -7,18 +7,20 @@ changes anything.
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
+from sqlalchemy import ColumnElement, Text, and_, case, exists, func, or_, select, type_coerce
 
 from search.errors import BadInput
 from search.policy import Policy
 from search.results import Evaluation
 from search.space import PolicySpace
+from studies.config import BudgetSection
 from studies.places import absolute, placed
 from studies.records import (
     EvaluationGone,
@@ -29,11 +31,15 @@ from studies.records import (
     StudyGone,
     StudyRecord,
     StudyVersion,
+    UnreadableStudy,
     is_contributed,
 )
 from studies.store.database import Database
 from studies.store.refusals import blocking_reason
 from studies.store.schema import evaluations, lasts, refusals, studies, trials
+from studies.stored import check_row, check_study, checked_detail
+
+log = logging.getLogger(__name__)
 
 MAX_IN_STATEMENT = 10_000  # SQLite takes 32,766 values, PostgreSQL 65,535
 
@@ -50,6 +56,7 @@ class StudyReader:
         file = Path(str(database.url.database)).absolute()
         self.folder = file.parent if database.is_sqlite else None
         """What paths in an SQLite store are relative to."""
+        self._left_out: set[int] = set()  # which the log has named
 
     # From names to studies
 
@@ -91,6 +98,19 @@ class StudyReader:
             return StudyVersion(*row)
         study = self.get(name)  # says which there are
         return StudyVersion(name, study.id, 0)  # made since: its first revision comes with a read
+
+    def name_of(self, study_id: int) -> str:
+        """What the study is called now, whether or not it can be read.
+
+        Raises:
+            StudyGone: when it was deleted.
+        """
+        statement = select(studies.c.name).where(studies.c.id == study_id)
+        with self.database.read() as connection:
+            name = connection.execute(statement).scalar_one_or_none()
+        if name is None:
+            raise StudyGone(study_id)
+        return str(name)
 
     def versions(self, *, archived: bool = False) -> list[StudyVersion]:
         """:meth:`version` of every study of :meth:`names`, in one statement."""
@@ -147,7 +167,8 @@ class StudyReader:
         return [StudyVersion(*row) for row in rows]
 
     def _study(self, condition: ColumnElement[bool]) -> Study | None:
-        columns = (studies.c.id, studies.c.name, studies.c.record, studies.c.budget)
+        texts = [type_coerce(studies.c[name], Text).label(name) for name in _STUDY_JSON]
+        columns = (studies.c.id, studies.c.name, studies.c.budget, *texts)
         complete = trials.c.state == TrialState.COMPLETE.value
         statement = (
             select(*columns, trials.c.source, func.count(trials.c.id).label("complete"))
@@ -162,11 +183,20 @@ class StudyReader:
         row = rows[0]
         if row.record is None:
             raise BadInput(f"study {row.name!r} was made by another program: choose another --name")
-        contributed = sum(row.complete for row in rows if is_contributed(row.source, row.record))
+        try:
+            fields = {name: json.loads(row._mapping[name]) for name in _STUDY_JSON}
+            record = fields.pop("record")
+            check_study(fields)
+            study = Study(row.id, StudyRecord.from_dict(record, row.name, row.budget))
+        except (ValueError, RecursionError, BadInput) as error:
+            raise UnreadableStudy(row.name, error) from error
+        sampler = study.record.config.sampler.name
+        contributed = sum(row.complete for row in rows if is_contributed(row.source, sampler))
         # At least one, for stores in which a study with contributions alone could be stopped.
-        budget = max(1, row.budget - contributed)
-        record = StudyRecord.from_dict(row.record, budget)
-        return Study(row.id, replace(record, config=placed(record.config, absolute, self.folder)))
+        budget = BudgetSection(trials=max(1, row.budget - contributed))
+        config = placed(study.record.config, absolute, self.folder)
+        config = config.model_copy(update={"budget": budget})
+        return Study(row.id, replace(study.record, config=config))
 
     # One study
 
@@ -190,7 +220,8 @@ class StudyReader:
         in_use = case((trials.c.state == TrialState.WAITING.value, 0), else_=1)
         gone = trials.c.attempt - trials.c.returned - in_use
         lost = func.sum(case((gone > 0, gone), else_=0))
-        study = (studies.c.budget, studies.c.record, blocking_reason().label("blocked"))
+        record = type_coerce(studies.c.record, Text).label("record")
+        study = (studies.c.budget, record, blocking_reason().label("blocked"))
         group = (trials.c.state, trials.c.source)
         statement = (
             select(*study, *group, func.count(trials.c.id).label("trials"), lost.label("lost"))
@@ -203,13 +234,13 @@ class StudyReader:
         if not rows:
             raise StudyGone(study_id)
         counts: Counter[int | None] = Counter()
-        contributed = 0
+        contributed, sampler = 0, _sampler(rows[0].record)
         for row in rows:
             counts[row.state] += row.trials
             if row.state == TrialState.COMPLETE.value:
-                contributed += row.trials if is_contributed(row.source, row.record) else 0
+                contributed += row.trials if is_contributed(row.source, sampler) else 0
         progress = Progress(
-            budget=rows[0].budget - contributed,
+            budget=(rows[0].budget or 0) - contributed,
             finished=counts[TrialState.COMPLETE.value] - contributed,
             running=counts[TrialState.RUNNING.value],
             failed=counts[TrialState.FAIL.value],
@@ -238,6 +269,8 @@ class StudyReader:
     def evaluations(self, study_id: int, since: int = 0) -> list[EvaluationRow]:
         """Evaluations recorded after revision ``since``, in the order of their recording.
 
+        What is no evaluation is left out, with a warning.
+
         Raises:
             StudyGone: when the study was deleted.
         """
@@ -255,9 +288,17 @@ class StudyReader:
             .order_by(evaluations.c.revision, evaluations.c.id)
         )
         with self.database.read() as connection:
-            rows = [self._found(EvaluationRow(*row)) for row in connection.execute(statement)]
-        if not rows:
+            found = connection.execute(statement).all()
+        if not found:
             self._check_there(study_id)
+        rows = []
+        for row in found:
+            try:
+                check_row({name: row._mapping[name] for name in _NARROW})
+            except BadInput as error:
+                self._leave_out(row.id, error)
+            else:
+                rows.append(self._found(EvaluationRow(*row)))
         return rows
 
     def pending(self, study_id: int, space: PolicySpace) -> list[Policy]:
@@ -281,6 +322,7 @@ class StudyReader:
 
         Raises:
             EvaluationGone: when one was deleted with its study.
+            BadInput: when one cannot be read.
         """
         details: dict[int, str] = {}
         with self.database.read() as connection:
@@ -292,10 +334,12 @@ class StudyReader:
         for row in rows:
             if row.id not in details:
                 raise EvaluationGone(row.id)
-        return [
-            Evaluation.from_dict({**json.loads(details[row.id]), "policy": row.policy.as_dict()})
-            for row in rows
-        ]
+        return [_whole(row, details[row.id]) for row in rows]
+
+    def _leave_out(self, evaluation_id: int, reason: BadInput) -> None:
+        if evaluation_id not in self._left_out:
+            self._left_out.add(evaluation_id)
+            log.warning("evaluation %d cannot be read and is left out: %s", evaluation_id, reason)
 
     def _found(self, row: EvaluationRow) -> EvaluationRow:
         """The row, its recovered checkpoint where it lies now."""
@@ -318,6 +362,27 @@ def _refused_by(worker: str) -> ColumnElement[bool]:
 
 # A trial that has its place in the budget and is queued again.
 _BEGUN = and_(trials.c.state == TrialState.WAITING.value, trials.c.attempt > 0)
+
+
+def _sampler(record: str | None) -> str | None:
+    """Name of the study's sampler; None where that cannot be read, or another program made it."""
+    try:
+        return str(json.loads(record or "")["config"]["sampler"]["name"])
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return None
+
+
+def _whole(row: EvaluationRow, detail: str) -> Evaluation:
+    try:
+        return checked_detail(detail, row.policy)
+    except BadInput as error:
+        raise BadInput(
+            f"evaluation {row.id} cannot be read ({error}): remove its row, or its study by "
+            "'exitbits study delete'"
+        ) from error
+
+
+_STUDY_JSON = ("record", "directions", "user_attrs", "system_attrs")
 _VERSION = select(
     studies.c.name, studies.c.id, studies.c.revision, blocking_reason().label("blocked")
 )

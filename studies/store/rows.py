@@ -60,7 +60,21 @@ def params_value(trial: FrozenTrial) -> dict[str, list[Any]]:
 
 
 def frozen_trial(row: Row[Any]) -> FrozenTrial:
-    """A row of ``trials`` as Optuna's trial."""
+    """A row of ``trials`` as Optuna's trial.
+
+    Raises:
+        BadInput: when it is none.
+    """
+    try:
+        return _frozen_trial(row)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"trial {row.number} (row {row.id}) cannot be read ({type(error).__name__}: {error}): "
+            "remove its row, or its study by 'exitbits study delete'"
+        ) from error
+
+
+def _frozen_trial(row: Row[Any]) -> FrozenTrial:
     distributions = {name: _from_json(text) for name, (_, text) in row.params.items()}
     return FrozenTrial(
         trial_id=row.id,

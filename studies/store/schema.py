@@ -29,6 +29,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from search.errors import BadInput
+
 SCHEMA = "0003"  # the newest migration; see studies/migrations/versions
 
 
@@ -57,7 +59,10 @@ class JsonText(TypeDecorator[Any]):
         return None if value is None else json.dumps(value, separators=(",", ":"))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return None if value is None else json.loads(value)
+        try:
+            return None if value is None else json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"a row of the store holds no JSON ({error})") from error
 
 
 class now_seconds(FunctionElement[float]):  # noqa: N801 - named as the SQL function it is

@@ -21,7 +21,7 @@ from search.disk_cache import DiskCaches
 from search.errors import BadInput, ExitbitsError
 from search.measuring import Measured, Measurer
 from studies.config import StudyConfig
-from studies.records import HARVEST, Claim, NoSuchStudy, StudyGone
+from studies.records import HARVEST, Claim, NoSuchStudy, StudyGone, UnreadableStudy
 from studies.store.claims import LeaseLost
 from studies.store.database import StoreUnavailable
 from studies.store.outage import PAUSE_S, Outage
@@ -46,6 +46,7 @@ class _Fault(Exception):
 
     def __init__(self, study_id: int, cause: Exception) -> None:
         self.study_id, self.words = study_id, in_words(cause)
+        self.lasts = isinstance(cause, UnreadableStudy)  # no second try reads anything else
         super().__init__(self.words)
 
 
@@ -239,7 +240,7 @@ class Worker:
         study_id, name = fault.study_id, self._name(fault.study_id)
         self._models.pop(study_id, None)  # what is broken in it is made anew
         self._strikes[study_id] = self._strikes.get(study_id, 0) + 1
-        if self._strikes[study_id] < STRIKES:
+        if self._strikes[study_id] < STRIKES and not fault.lasts:
             log.warning("study %s, whatever the policy: %s", name, fault.words)
             time.sleep(STRIKE_PAUSE_S)
             return

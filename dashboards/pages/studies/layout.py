@@ -17,8 +17,12 @@ from dashboards.snapshot import Snapshot, Snapshots
 from search.digest import digest_of
 from search.errors import ExitbitsError
 from search.front import best_under
+from studies.records import UnreadableStudy
 from studies.store.workers import WorkerState
 from studies.words import clock
+
+Found = Snapshot | UnreadableStudy | None
+"""A study, why it cannot be read, or None while it is being read."""
 
 
 class Archivist(Protocol):
@@ -74,19 +78,17 @@ def _choices(title: str, control: Any) -> html.Fieldset:
     return html.Fieldset([html.Legend(title), control])
 
 
-def order(
-    found: Mapping[str, Snapshot | None], search: str, sort: str
-) -> list[tuple[str, Snapshot | None]]:
+def order(found: Mapping[str, Found], search: str, sort: str) -> list[tuple[str, Found]]:
     """The studies whose name contains ``search``, in the order asked for.
 
-    Those that are not read yet come last, but by name.
+    Those that are not read yet, or cannot be, come last, but by name.
     """
     kept = sorted(
         (name, one) for name, one in found.items() if search.strip().lower() in name.lower()
     )
     rank = _RANKS.get(sort)
     if rank is not None:
-        kept.sort(key=lambda pair: np.inf if pair[1] is None else -rank(pair[1]))
+        kept.sort(key=lambda pair: -rank(pair[1]) if isinstance(pair[1], Snapshot) else np.inf)
     return kept
 
 
@@ -153,12 +155,11 @@ def sparkline(snapshot: Snapshot, width: int = 90, height: int = 22) -> Any:
     )
 
 
-def _row(
-    name: str, snapshot: Snapshot | None, alive: int, share: float, is_archived: bool
-) -> list[Any]:
+def _row(name: str, snapshot: Found, alive: int, share: float, is_archived: bool) -> list[Any]:
     link = dcc.Link(name, href=parts.study_path(name))
-    if snapshot is None:
-        return [link, "is being read…", *[""] * (len(_HEADINGS) - 2)]
+    if not isinstance(snapshot, Snapshot):
+        words = "is being read…" if snapshot is None else f"cannot be read: {snapshot.reason}"
+        return [link, words, *[""] * (len(_HEADINGS) - 2)]
     progress = snapshot.progress
     ended = progress.ended
     return [
@@ -231,15 +232,15 @@ def register(app: Dash, snapshots: Snapshots) -> None:
         )  # fmt: skip
 
 
-def _state(
-    found: Mapping[str, Snapshot | None], current: set[str], workers: Sequence[WorkerState]
-) -> str:
+def _state(found: Mapping[str, Found], current: set[str], workers: Sequence[WorkerState]) -> str:
     """What the page shows, whatever the view: where nothing is new, nothing is sent."""
     studies = [
         [
             name,
             name in current,
-            None if one is None else [one.id, len(one.rows), astuple(one.progress)],
+            [one.id, len(one.rows), astuple(one.progress)]
+            if isinstance(one, Snapshot)
+            else one and one.reason,
         ]
         for name, one in found.items()
     ]
@@ -248,7 +249,7 @@ def _state(
 
 
 def _table(
-    found: Mapping[str, Snapshot | None], current: set[str], workers: Sequence[WorkerState],
+    found: Mapping[str, Found], current: set[str], workers: Sequence[WorkerState],
     view: StudiesView,
 ) -> Any:  # fmt: skip
     if not found:

@@ -408,9 +408,9 @@ def test_passwords_may_hold_any_character_and_are_never_shown(
 def test_a_study_from_before_harvests_goes_on_as_it_began(make_record: Make) -> None:
     record = make_record()
     fields = record.as_dict()
-    assert StudyRecord.from_dict(fields, 12).config.trial == record.config.trial
+    assert StudyRecord.from_dict(fields, "small", 12).config.trial == record.config.trial
     del fields["config"]["trial"]
-    old = StudyRecord.from_dict(fields, 12).config
+    old = StudyRecord.from_dict(fields, "small", 12).config
     assert (old.trial.harvest, old.trial.racing) == (0, 0)
     assert "trial.harvest is 0 in the store and 32 here" in (old.difference(record.config) or "")
 
