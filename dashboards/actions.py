@@ -18,7 +18,7 @@ from search.errors import BadInput, unknown_choice
 from studies import changing
 from studies.config import StudyConfig, load_config, preset_names
 from studies.creating import check_same
-from studies.store.database import STORE
+from studies.store.address import STORE
 from studies.store.writer import StudyStore
 
 MAX_TEXT = 65_536

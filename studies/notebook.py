@@ -24,7 +24,7 @@ from studies.picking import Pick, PickRequest, pick
 from studies.policy_file import PolicyFile, write_policy_file
 from studies.records import Progress, Study
 from studies.running import OnProgress, run_workers
-from studies.store.database import default_address
+from studies.store.address import default_address
 from studies.store.writer import StudyStore
 
 if TYPE_CHECKING:

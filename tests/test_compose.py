@@ -13,7 +13,7 @@ from running import ROOT
 
 from dashboards.commands import serve
 from studies.cli import COMMANDS, added_commands, build_parser
-from studies.store.database import PASSWORD_FILE, STORE, parse_url
+from studies.store.address import PASSWORD_FILE, STORE, parse_url
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from studies.commands.front_table import front_table
 from studies.config import StudyConfig
 from studies.fronts import FrontSummary
 from studies.places import moved
-from studies.store.database import DEFAULT_STORE, STORE, default_address
+from studies.store.address import DEFAULT_STORE, STORE, default_address, refuse_password
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -58,15 +57,6 @@ def at_places(config: StudyConfig, args: argparse.Namespace) -> StudyConfig:
     """
     data = None if config.data.path is None or args.data is None else str(args.data)
     return moved(config, args.model, data)
-
-
-def refuse_password(address: str) -> None:
-    """Raise ``BadInput`` when an address given as an argument holds a password."""
-    if re.match(r"[^/]+://[^/@]*:.+@", address):
-        raise BadInput(
-            "the address holds a password, which other users can see in the process list: leave "
-            "it out and set EXITBITS_DB_PASSWORD or EXITBITS_DB_PASSWORD_FILE"
-        )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,9 @@ import argparse
 import sys
 
 from search.errors import BadInput
-from studies.commands.common import add_store, read_store, refuse_password
+from studies.commands.common import add_store, read_store
 from studies.records import Study, StudyVersion
+from studies.store.address import refuse_password
 from studies.store.writer import StudyStore
 
 

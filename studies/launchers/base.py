@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from studies.store.database import STORE
+from studies.store.address import STORE
 
 MAX_RESTARTS = 5
 

@@ -31,7 +31,7 @@ from studies.launchers.base import (
     WorkerOrder,
     new_worker_name,
 )
-from studies.store.database import parse_url
+from studies.store.address import parse_url
 
 KILL_S = 5.0
 MAX_PRINTED = 65_536

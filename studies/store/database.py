@@ -1,8 +1,4 @@
-"""The connection to a store's database: SQLite or PostgreSQL, opened, versioned, and retried.
-
-Passwords never stand in an argument, an error or a log: they come from ``EXITBITS_DB_PASSWORD`` or
-from the file that ``EXITBITS_DB_PASSWORD_FILE`` names, and errors show the URL without them.
-"""
+"""The connection to a store's database: SQLite or PostgreSQL, opened, versioned, and retried."""
 
 from __future__ import annotations
 
@@ -27,11 +23,12 @@ from sqlalchemy import (
     inspect,
     text,
 )
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from search.errors import BadInput, ExitbitsError
 from studies.store import schema
+from studies.store.address import PASSWORD, PASSWORD_FILE, connectable, parse_url, shown
 
 BUSY_TIMEOUT_S = 60.0
 # Behind a pooler the next transaction may be in another session of the server, so nothing is left
@@ -42,60 +39,12 @@ CONNECT_ARGUMENTS: Mapping[str, Any] = {
 PATIENCE_S = 10.0
 VERSION_TABLE = "exitbits_version"
 MIGRATIONS = Path(__file__).with_name("migrations")
-STORE = "EXITBITS_STORE"
-DEFAULT_STORE = "sqlite:///exitbits.db"
-PASSWORD, PASSWORD_FILE = "EXITBITS_DB_PASSWORD", "EXITBITS_DB_PASSWORD_FILE"
 
 Result = TypeVar("Result")
 
 
 class StoreUnavailable(ExitbitsError):
     """The database cannot be reached now; what was asked may succeed later."""
-
-
-def default_address() -> str:
-    """``$EXITBITS_STORE``, else an SQLite file in the working folder."""
-    return os.environ.get(STORE, DEFAULT_STORE)
-
-
-def parse_url(address: str) -> URL:
-    """Check a store's address and complete it.
-
-    Args:
-        address: ``sqlite:///FILE`` or ``postgresql://USER@HOST:PORT/DATABASE``.
-
-    Raises:
-        BadInput: for another database, or an SQLite database that no other process can share.
-    """
-    try:
-        url = make_url(address)
-        backend = url.get_backend_name()
-    except (ArgumentError, ValueError):
-        backend = ""
-    if backend == "sqlite":
-        if not url.database or url.database == ":memory:":
-            raise BadInput(f"store {address!r}: workers share it, so it must be a file")
-        return url.set(drivername="sqlite")
-    if backend == "postgresql":
-        password = url.password if url.password is not None else _password()
-        return url.set(drivername="postgresql+psycopg", password=password)
-    shown = address.split("@")[-1]
-    raise BadInput(f"store {shown!r}: give sqlite:///FILE or postgresql://USER@HOST:PORT/DATABASE")
-
-
-def _password() -> str | None:
-    if PASSWORD in os.environ:
-        return os.environ[PASSWORD]
-    if PASSWORD_FILE not in os.environ:
-        return None
-    path = os.environ[PASSWORD_FILE]
-    try:
-        # Editors and `echo` end a file with a newline that belongs to no password.
-        return Path(path).read_text().removesuffix("\n")
-    except OSError as error:
-        raise BadInput(
-            f"cannot read {PASSWORD_FILE} {path!r} ({error.strerror}): name the password's file"
-        ) from error
 
 
 class EmptyStore(BadInput):
@@ -106,7 +55,7 @@ class Database:
     """One store's database.
 
     Args:
-        address: see :func:`parse_url`.
+        address: see :func:`studies.store.address.parse_url`.
         create: whether to make the tables (and an SQLite file) where there are none.
         check: whether to refuse tables of another version; only an upgrade does not.
         patience_s: how long what only reads waits for a database that is away.
@@ -123,10 +72,10 @@ class Database:
         self._address, self.patience_s = address, patience_s
         self.url = parse_url(address)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self.shown = self.url.render_as_string(hide_password=True)
+        self.shown = shown(self.url)
         if self.is_sqlite:
             self._check_file(create)
-        self.engine = _make_engine(self.url, self.is_sqlite)
+        self.engine = _make_engine(connectable(self.url), self.is_sqlite)
         if check:
             self._prepare(create)
 
@@ -340,10 +289,9 @@ def _version(connection: Connection) -> str | None:
     if not names:
         return None
     if VERSION_TABLE not in names:
-        shown = connection.engine.url.render_as_string(hide_password=True)
+        store, some = shown(connection.engine.url), ", ".join(sorted(names)[:3])
         raise BadInput(
-            f"store {shown} holds tables of another program ({', '.join(sorted(names)[:3])}): "
-            "name another database"
+            f"store {store} holds tables of another program ({some}): name another database"
         )
     version: str | None = connection.execute(
         text(f"select version_num from {VERSION_TABLE}")
@@ -393,30 +341,30 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
             time.sleep(random.uniform(0.005, 0.02))
 
 
-def _explain(error: DBAPIError, shown: str) -> ExitbitsError:
+def _explain(error: DBAPIError, store: str) -> ExitbitsError:
     reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else "no reason"
     if isinstance(error.orig, sqlite3.Error):
         name = getattr(error.orig, "sqlite_errorname", "")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            return StoreUnavailable(f"store {shown} is busy ({reason}): try again")
+            return StoreUnavailable(f"store {store} is busy ({reason}): try again")
         if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
             # A full disk is either, by what SQLite was about to write.
             cause = "full" if name.startswith("SQLITE_FULL") else f"full or failing ({reason})"
-            return StoreUnavailable(f"store {shown}: the disk is {cause}: free some room")
+            return StoreUnavailable(f"store {store}: the disk is {cause}: free some room")
         if name.startswith("SQLITE_READONLY"):
-            return BadInput(f"store {shown} is read-only: make it writable, or name another")
-        return BadInput(f"cannot open store {shown} ({reason}): name a file that exitbits made")
+            return BadInput(f"store {store} is read-only: make it writable, or name another")
+        return BadInput(f"cannot open store {store} ({reason}): name a file that exitbits made")
     # A connection that is refused comes without a code, only in words.
     state = getattr(error.orig, "sqlstate", None) or ""
     if state.startswith("28") or re.search("authentication failed|no password", reason):
         return BadInput(
-            f"store {shown} refuses the login: check the user, and the password in "
+            f"store {store} refuses the login: check the user, and the password in "
             f"{PASSWORD} or {PASSWORD_FILE}"
         )
     if state == "3D000" or re.search('database ".*" does not exist', reason):
-        return BadInput(f"store {shown}: no such database: create it first")
+        return BadInput(f"store {store}: no such database: create it first")
     if state == "25006":
-        return BadInput(f"store {shown} is read-only: make it writable, or name another")
+        return BadInput(f"store {store} is read-only: make it writable, or name another")
     if state.startswith(("08", "57", "53", "40")) or error.connection_invalidated or not state:
-        return StoreUnavailable(f"cannot reach store {shown} ({reason}): start it, or try again")
-    return ExitbitsError(f"store {shown}: {reason}")
+        return StoreUnavailable(f"cannot reach store {store} ({reason}): start it, or try again")
+    return ExitbitsError(f"store {store}: {reason}")

@@ -23,7 +23,8 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from search.errors import BadInput
 from studies.places import absolute
 from studies.records import StudyRecord
-from studies.store.database import CONNECT_ARGUMENTS, parse_url
+from studies.store.address import connectable, parse_url, shown
+from studies.store.database import CONNECT_ARGUMENTS
 from studies.store.rows import new_study_row, trial_row
 from studies.store.schema import evaluations, studies, trials
 from studies.store.writer import StudyStore
@@ -57,7 +58,7 @@ def export_study(store: StudyStore, study_id: int, address: str) -> int:
     record = store.study(study_id).record
     name = record.config.name
     recorded = _evaluations_by_trial(store, study_id)
-    theirs = _open(address)
+    theirs = _open(store, address)
     try:
         copy = optuna.create_study(
             storage=theirs,
@@ -93,7 +94,7 @@ def import_study(store: StudyStore, name: str, address: str) -> int:
             has the name already.
     """
     try:
-        theirs = optuna.load_study(study_name=name, storage=_open(address))
+        theirs = optuna.load_study(study_name=name, storage=_open(store, address))
     except KeyError:
         raise BadInput(f"the other database has no study {name!r}") from None
     try:
@@ -224,16 +225,16 @@ def _agreeing(copied: list[FrozenTrial]) -> list[FrozenTrial]:
     return copied
 
 
-def _open(address: str) -> RDBStorage:
-    url = parse_url(address)
+def _open(store: StudyStore, address: str) -> RDBStorage:
+    url = parse_url(address, store=store.address)
     try:
         arguments = {} if url.get_backend_name() == "sqlite" else dict(CONNECT_ARGUMENTS)
         return RDBStorage(
-            url.render_as_string(hide_password=False), engine_kwargs={"connect_args": arguments}
+            connectable(url).render_as_string(hide_password=False),
+            engine_kwargs={"connect_args": arguments},
         )
     except (SQLAlchemyError, RuntimeError) as error:
         reason = str(getattr(error, "orig", error)).splitlines()[0]
         raise BadInput(
-            f"cannot open {url.render_as_string(hide_password=True)} as an Optuna database "
-            f"({reason}): name another"
+            f"cannot open {shown(url)} as an Optuna database ({reason}): name another"
         ) from error

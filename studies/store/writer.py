@@ -37,7 +37,7 @@ class StudyStore(StudyReader):
     """All studies behind one address.
 
     Args:
-        address: see :func:`studies.store.database.parse_url`.
+        address: see :func:`studies.store.address.parse_url`.
         create: whether to make the tables where there are none.
         lease_s: how long a claim lasts unless it is renewed.
         patience_s: how long what only reads waits for a database that is away.

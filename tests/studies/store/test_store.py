@@ -391,7 +391,7 @@ def test_passwords_may_hold_any_character_and_are_never_shown(
     monkeypatch: pytest.MonkeyPatch,
     password: str,
 ) -> None:
-    from studies.store.database import parse_url
+    from studies.store.address import parse_url
 
     address = postgres_url.replace("postgresql+psycopg:", "postgresql:")
     monkeypatch.setenv("EXITBITS_DB_PASSWORD", password)
