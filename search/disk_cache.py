@@ -6,14 +6,13 @@ Every file is written in one atomic step.
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from search.bits.tables import Sensitivity
 from search.errors import BadInput
+from search.files import check_folder_writable, write_atomically
 from search.quantize.histograms import Histogram, seen_from_bytes, seen_to_bytes
 from search.trace import ExitTrace
 
@@ -34,8 +33,7 @@ class _DiskCache:
         self.folder = folder / kind
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
+            check_folder_writable(self.folder)
         except OSError as error:
             raise BadInput(
                 f"cannot write to cache folder {str(folder)!r} ({error.strerror}): "
@@ -63,14 +61,7 @@ class _DiskCache:
 
     def _write(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            Path(partial).replace(path)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
+        write_atomically(path, data)
 
 
 class DiskTraceCache(_DiskCache):

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from search.digest import canonical_json
 from search.errors import BadInput
+from search.files import write_atomically
 from search.policy import Policy
 from search.results import Evaluation
 from studies.config import StudyConfig
@@ -93,12 +94,11 @@ def write_policy_file(file: PolicyFile, path: Path, *, force: bool = False) -> N
     """
     if path.exists() and not force:
         raise BadInput(f"{str(path)!r} exists: name another with -o, or replace it by --force")
-    partial = path.with_name(f".{path.name}.partial")
     study = placed(file.study, relative, path.parent)
     fields = file.model_copy(update={"study": study}).model_dump(mode="json")
     try:
-        partial.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_atomically(path, json.dumps(fields, indent=2) + "
+")
     except OSError as error:
         raise BadInput(
             f"cannot write {str(path)!r} ({error.strerror}): choose a writable folder"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 
 def file_name(study: str) -> str:
     """A study's name as the beginning of a file's: whatever else it holds becomes ``_``."""
@@ -13,6 +15,11 @@ def file_name(study: str) -> str:
 def counted(count: int, noun: str) -> str:
     """A number of things: ``1 trial``, ``2 trials``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def report_mark(study: str) -> str:
+    """The line of a page's head by which a later report of the same study knows it as its own."""
+    return f'<meta name="generator" content="exitbits report of {escape(study)}">'
 
 
 def clock(seconds: float) -> str:

@@ -13,9 +13,11 @@ from dashboards.report import figures
 from dashboards.words import front_in_words
 from search.cost import NOT_COUNTED
 from search.errors import BadInput
+from search.files import write_atomically
 from search.results import GIGA, Evaluation
 from studies.fronts import FrontSummary
 from studies.records import EvaluationRow
+from studies.words import report_mark
 
 _STYLE = f"""
 :root {{ color-scheme: light; }}
@@ -40,10 +42,8 @@ def write_front_page(summary: FrontSummary, path: Path) -> Path:
     Raises:
         BadInput: when it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(front_page(summary), encoding="utf-8")
-        partial.replace(path)
+        write_atomically(path, front_page(summary))
     except OSError as error:
         raise BadInput(
             f"cannot write report {str(path)!r} ({error.strerror}): name another with --report"
@@ -76,7 +76,7 @@ def front_page(summary: FrontSummary) -> str:
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{name} - exitbits</title><style>{_STYLE}</style>"
+        f"{report_mark(record.config.name)}<title>{name} - exitbits</title><style>{_STYLE}</style>"
         f"<script>{get_plotlyjs()}</script></head><body>"
         f"<h1>{name}</h1><p class='note'>{len(summary.rows)} evaluated policies, "
         f"{len(summary.front)} on the front, hypervolume {summary.hypervolume:.4f} (fraction of "

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -22,6 +21,7 @@ from search.caching import default_cache_folder
 from search.data.images import READING, UnreadableImage, decode, read_bytes
 from search.data.listing import Fault, ImageFile
 from search.digest import digest_of, digest_of_bytes
+from search.files import write_atomically
 
 CHUNK = 64  # files: enough to keep all threads busy, few enough to stop soon
 
@@ -104,11 +104,4 @@ def _keep(path: Path, rows: list[list[str]]) -> None:
         return  # a fault may lie in the disk, not in the file
     with contextlib.suppress(OSError):  # only the next one must check again
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(rows, file)
-            Path(partial).replace(path)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
+        write_atomically(path, json.dumps(rows))

@@ -6,7 +6,6 @@ file is refused, not half-loaded.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from search.digest import digest_of_file
 from search.errors import BadInput, ExitbitsError
+from search.files import replacing
 from search.models.card import Architecture, ModelCard, card_path, read_card
 from search.models.early_exit import EarlyExitModel
 from search.models.stems import resolve_stem
@@ -77,20 +77,13 @@ def save_checkpoint(model: EarlyExitModel, card: ModelCard, weights: Path) -> Mo
     """
     check_suffix(weights)
     tensors = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
-    partial = weights.with_suffix(".safetensors.partial")
-    card_partial = weights.with_suffix(".json.partial")
     try:
         weights.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial)
-        partial.chmod(0o644)
-        card = card.model_copy(update={"weights_sha256": digest_of_file(partial)})
-        card_partial.write_text(card.model_dump_json(indent=2) + "\n")
-        partial.replace(weights)
-        card_partial.replace(card_path(weights))
+        with replacing(card_path(weights)) as card_partial, replacing(weights) as partial:
+            save_file(tensors, partial)
+            card = card.model_copy(update={"weights_sha256": digest_of_file(partial)})
+            card_partial.write_text(card.model_dump_json(indent=2) + "\n")
     except (OSError, SafetensorError) as error:
-        for left_over in (partial, card_partial):
-            with contextlib.suppress(OSError):
-                left_over.unlink()
         raise BadInput(
             f"cannot write checkpoint {str(weights)!r} ({error}): choose a writable folder"
         ) from error

@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from search.files import replacing
+
 
 @dataclass(frozen=True)
 class TrainingState:
@@ -65,9 +67,8 @@ class TrainingState:
                 tensors[f"first.{name}"] = kept["exp_avg"].cpu().contiguous()
                 tensors[f"second.{name}"] = kept["exp_avg_sq"].cpu().contiguous()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f"{self.path.name}.partial")
-        save_file(tensors, partial)
-        partial.replace(self.path)
+        with replacing(self.path) as partial:
+            save_file(tensors, partial)
 
     def remove(self) -> None:
         """Forget the state."""

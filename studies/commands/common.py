@@ -8,11 +8,15 @@ from pathlib import Path
 from rich.console import Console
 
 from search.errors import BadInput
+from search.files import check_folder_writable
 from studies.commands.front_table import front_table
 from studies.config import StudyConfig
 from studies.fronts import FrontSummary
 from studies.places import moved
 from studies.store.address import DEFAULT_STORE, STORE, default_address, refuse_password
+from studies.words import report_mark
+
+HEAD_BYTES = 4096  # of a page, where its mark stands
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -82,16 +86,35 @@ def check_writable(path: Path, option: str) -> None:
     Raises:
         BadInput: naming the option to change.
     """
-    probe = path.with_name(f".{path.name}.partial")
     try:
         if path.is_dir():
             raise IsADirectoryError(21, "it is a folder")
-        probe.touch()
-        probe.unlink()
+        check_folder_writable(path.parent)
     except OSError as error:
         raise BadInput(
             f"cannot write {str(path)!r} ({error.strerror}): name another file with {option}"
         ) from error
+
+
+def check_report(path: Path, study: str, option: str, *, force: bool = False) -> None:
+    """Raise ``BadInput`` unless a report may be written at ``path``.
+
+    Args:
+        path: of the report.
+        study: which is reported. An earlier report of it is replaced, any other file is not.
+        option: which names the file.
+        force: whether any file may be replaced.
+    """
+    check_writable(path, option)
+    if force or not path.exists():
+        return
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if report_mark(study).encode() not in head:
+        raise BadInput(
+            f"{str(path)!r} exists and is no report of study {study!r}: name another file with "
+            f"{option}, or remove it"
+        )
 
 
 def positive(text: str) -> int:

@@ -15,7 +15,7 @@ from search.disk_cache import DiskTraceCache
 from search.errors import ExitbitsError
 from studies import interrupts
 from studies.commands.bars import stages
-from studies.commands.common import check_writable, positive, print_front, read_store
+from studies.commands.common import check_report, positive, print_front, read_store
 from studies.commands.progress import ProgressDisplay
 from studies.commands.submit import add_study_source
 from studies.creating import budget_words, open_study, read_config
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     )
     cache = DiskTraceCache(args.cache)
     report = args.report or Path(f"{file_name(config.name)}.html")
-    check_writable(report, "--report")
+    check_report(report, config.name, "--report")
     console = Console(stderr=True)
     name, log = config.name, args.cache / "worker.log"
     # The default may be another where a worker runs.

@@ -100,6 +100,15 @@ def test_a_report_is_the_page_of_the_front(
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str((tmp_path / "front.html").resolve())
     assert claim.policy.digest[:8] in (tmp_path / "front.html").read_text()
+    # Again: an earlier report of the study is replaced, another file only when that is said.
+    assert run(tmp_path, "report", "small", "--store", address, "-o", "front.html").returncode == 0
+    (tmp_path / "thesis.html").write_text("years of work")
+    command = ["report", "small", "--store", address, "-o", "thesis.html"]
+    done = run(tmp_path, *command)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert (tmp_path / "thesis.html").read_text() == "years of work"
+    assert run(tmp_path, *command, "--force").returncode == 0
+    assert claim.policy.digest[:8] in (tmp_path / "thesis.html").read_text()
     done = run(tmp_path, "report", "other", "--store", address, "-o", "front.html")
     assert done.returncode == 2
     assert "'other'" in done.stderr

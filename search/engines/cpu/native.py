@@ -6,6 +6,7 @@ content; only a compiler has to be there (``$CXX``, else ``c++``, ``g++`` or ``c
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import logging
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from search.caching import default_cache_folder, processor
 from search.errors import ExitbitsError
+from search.files import is_ours
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +95,8 @@ def _load() -> ctypes.CDLL:
         name = hashlib.sha256(
             b"\0".join([*sources.values(), version.encode(), " ".join(FLAGS).encode(), processor()])
         ).hexdigest()[:32]
-        library = default_cache_folder() / "kernels" / f"{name}.so"
-        if not library.exists():
+        library = _folder() / f"{name}.so"
+        if not is_ours(library):
             _build(compiler, sources, library)
         kernels = ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as error:
@@ -119,6 +121,26 @@ def _load() -> ctypes.CDLL:
         ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p,
     ]  # fmt: skip
     return kernels
+
+
+def _folder() -> Path:
+    """Where kernels are kept: below the cache folder, if nobody else can write there.
+
+    What is loaded from it runs as this user, and a library's name can be computed by anybody.
+    """
+    folder = default_cache_folder() / "kernels"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not folder.is_symlink() and folder.stat().st_uid == os.geteuid():
+        folder.chmod(0o700)  # made before, by another umask
+    if is_ours(folder) and os.access(folder, os.W_OK):
+        return folder
+    private = tempfile.TemporaryDirectory(prefix="exitbits-kernels-")
+    atexit.register(private.cleanup)
+    log.warning(
+        "%s is another user's or a link: kernels are compiled for this process alone; name a "
+        "folder of your own with EXITBITS_CACHE", folder,
+    )  # fmt: skip
+    return Path(private.name)
 
 
 def _check_layout(kernels: ctypes.CDLL) -> None:
@@ -164,4 +186,5 @@ def _build(compiler: str, sources: dict[str, bytes], library: Path) -> None:
             (Path(folder) / name).write_bytes(content)
         built = Path(folder) / "kernels.so"
         _output([compiler, *FLAGS, str(Path(folder) / SOURCE), "-o", str(built)])
+        built.chmod(0o700)
         built.replace(library)  # whoever was first: the same bytes
