@@ -1,4 +1,7 @@
-"""How values show themselves to a person in a notebook: small tables, as HTML. No torch."""
+"""How values show themselves to a person: in a notebook as HTML, on a terminal as they are.
+
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,21 @@ def html_table(
     return (
         f"<table><caption>{escape(title)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table>{more}"
+    )
+
+
+def visible(text: object) -> str:
+    """What came from outside as a terminal may show it, or a log may hold it, on one line.
+
+    Control characters, escape sequences, line ends and what changes the direction of writing are
+    shown by their codes instead of being obeyed.
+    """
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in shown
     )
 
 

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import shtab
 
+from search.display import visible
 from search.errors import ExitbitsError
 
 INTERRUPTED = 130
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a full disk or a reader that left can still be handled
         return code
     except ExitbitsError as error:
-        print("exitbits:", "\n".join(error.lines()), file=sys.stderr)
+        print("exitbits:", "\n".join(map(visible, error.lines())), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("exitbits: interrupted", file=sys.stderr)

@@ -49,7 +49,12 @@ def _one_of(registry: Registry) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _check_name(value: str) -> str:
+def check_name(value: str) -> str:
+    """A name of a study or a worker, if it is one: what people read, and type.
+
+    Raises:
+        ValueError: for any other.
+    """
     if not value.strip() or not value.isprintable() or len(value) > MAX_NAME:
         raise ValueError(f"{value!r} must be 1 to {MAX_NAME} printable characters")
     return value
@@ -187,7 +192,7 @@ class StudyConfig(_Section):
     told by their digests.
     """
 
-    name: Annotated[str, AfterValidator(_check_name)]
+    name: Annotated[str, AfterValidator(check_name)]
     model: ModelSection
     data: DataSection
     space: SpaceSection = SpaceSection()

@@ -128,7 +128,13 @@ class FrontSummary:
         writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(
-            {**self.row_as_dict(row, detail), **widths_as_text(row.policy)}
+            {
+                name: harmless(value)
+                for name, value in {
+                    **self.row_as_dict(row, detail),
+                    **widths_as_text(row.policy),
+                }.items()
+            }
             for row, detail in zip(rows, details, strict=True)
         )
         return buffer.getvalue()
@@ -167,6 +173,13 @@ class FrontSummary:
             "head_bits": policy.bits.head,
             "thresholds": list(policy.thresholds),
         }
+
+
+def harmless(cell: Any) -> Any:
+    """A cell as a spreadsheet may open it: text that it would take for a formula is quoted."""
+    if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{cell}"
+    return cell
 
 
 def widths_as_text(policy: Policy) -> dict[str, str]:

@@ -97,8 +97,7 @@ def write_policy_file(file: PolicyFile, path: Path, *, force: bool = False) -> N
     study = placed(file.study, relative, path.parent)
     fields = file.model_copy(update={"study": study}).model_dump(mode="json")
     try:
-        write_atomically(path, json.dumps(fields, indent=2) + "
-")
+        write_atomically(path, json.dumps(fields, indent=2) + "\n")
     except OSError as error:
         raise BadInput(
             f"cannot write {str(path)!r} ({error.strerror}): choose a writable folder"

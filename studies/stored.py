@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from search.cost import Kind, Ledger, Part
 from search.errors import BadInput
@@ -20,7 +20,15 @@ MAX_TEXT = 200
 MOST = 10_000  # exits, blocks, layer groups of a model
 
 Model = TypeVar("Model", bound=BaseModel)
-Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+
+
+def _check_printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("it holds characters that cannot be shown")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT), AfterValidator(_check_printable)]
 Figure = Annotated[float, Field(allow_inf_nan=False)]
 PositiveFigure = Annotated[float, Field(allow_inf_nan=False, gt=0)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
@@ -74,7 +75,7 @@ def front_figure(summary: FrontSummary) -> go.Figure:
                 "automargin": True,
             },
             yaxis={
-                "title": f"{metric} on the search split",
+                "title": f"{escape(metric, quote=False)} on the search split",
                 "gridcolor": theme.GRID,
                 "automargin": True,
                 "range": metric_range(summary),
@@ -219,10 +220,11 @@ def _front_labels(rows: Sequence[EvaluationRow]) -> list[str]:
 
 def _hover(summary: FrontSummary, row: EvaluationRow) -> str:
     policy = row.policy
+    origin, metric = (escape(text, quote=False) for text in (row.origin, summary.record.metric))
     return "<br>".join(
         (
-            f"<b>{row.digest[:12]}</b> ({row.origin})",
-            f"{summary.record.metric} {row.value:.4f} ± {row.standard_error:.4f}",
+            f"<b>{row.digest[:12]}</b> ({origin})",
+            f"{metric} {row.value:.4f} ± {row.standard_error:.4f}",
             f"{row.gbops:.4f} GBOPs expected, {row.gbops_p95:.4f} p95",
             f"{summary.reduction(row):.2%} below 32x32, mean exit {row.mean_exit:.2f}",
             f"weights {' '.join(map(str, policy.bits.weights))}",

@@ -10,7 +10,7 @@ from rich.console import Console
 from search.errors import BadInput
 from search.files import check_folder_writable
 from studies.commands.front_table import front_table
-from studies.config import StudyConfig
+from studies.config import StudyConfig, check_name
 from studies.fronts import FrontSummary
 from studies.places import moved
 from studies.store.address import DEFAULT_STORE, STORE, default_address, refuse_password
@@ -115,6 +115,14 @@ def check_report(path: Path, study: str, option: str, *, force: bool = False) ->
             f"{str(path)!r} exists and is no report of study {study!r}: name another file with "
             f"{option}, or remove it"
         )
+
+
+def printable_name(text: str) -> str:
+    """An argparse type: a name as those of studies are."""
+    try:
+        return check_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def positive(text: str) -> int:

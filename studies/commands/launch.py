@@ -12,6 +12,7 @@ from rich.console import Console
 
 from search.caching import default_cache_folder
 from search.disk_cache import DiskTraceCache
+from search.display import visible
 from search.errors import ExitbitsError
 from studies import interrupts
 from studies.commands.bars import stages
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     progress = outage.wait_out(lambda: store.progress(study.id))
     summary = outage.wait_out(lambda: FrontSummary.load(store, study))
     for trial, reason in outage.wait_out(lambda: store.failures(study.id)):
-        console.print(f"trial {trial} failed: {reason}", style="yellow", markup=False)
+        console.print(visible(f"trial {trial} failed: {reason}"), style="yellow", markup=False)
     if summary.rows:
         print_front(summary)
         _write_reports(summary, report)

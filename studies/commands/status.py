@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from search.display import visible
 from studies.commands.common import add_json, add_store, read_store, stdout_console
 from studies.fronts import FrontSummary
 from studies.records import StudyGone, UnreadableStudy
@@ -99,7 +100,7 @@ def _tables(studies: list[dict[str, Any]], workers: list[WorkerState]) -> Group:
         if row in unreadable:
             continue
         table.add_row(
-            Text(row["study"]),
+            Text(visible(row["study"])),
             f"{row['finished']}/{row['budget']}{_state(row)}",
             str(row["contributed"]),
             str(row["running"]),
@@ -110,23 +111,23 @@ def _tables(studies: list[dict[str, Any]], workers: list[WorkerState]) -> Group:
         )
     words = [
         Text(
-            f"study {row['study']!r} cannot be read ({row['unreadable']}): left out by workers, "
-            "removed by 'exitbits study delete'",
+            visible(f"study {row['study']!r} cannot be read ({row['unreadable']})")
+            + ": left out by workers, removed by 'exitbits study delete'",
             style="yellow",
         )
         for row in unreadable
     ]
     words += [
         Text(
-            f"{row['study']} is blocked: {row['blocked']}; mend that, then 'launch' it again or "
-            f"'exitbits study retry'",
+            visible(f"{row['study']} is blocked: {row['blocked']}")
+            + "; mend that, then 'launch' it again or 'exitbits study retry'",
             style="yellow",
         )
         for row in studies
         if row.get("blocked")
     ]
     words += [
-        Text(f"{worker.name} has given {study} up: {reason}", style="yellow")
+        Text(visible(f"{worker.name} has given {study} up: {reason}"), style="yellow")
         for worker in workers
         for study, reason in worker.refuses.items()
     ]
@@ -137,9 +138,9 @@ def _tables(studies: list[dict[str, Any]], workers: list[WorkerState]) -> Group:
         fleet.add_column(heading)
     for worker in workers:
         fleet.add_row(
-            Text(worker.name),
+            Text(visible(worker.name)),
             "alive" if worker.alive else "gone",
-            Text(f"{worker.study} trial {worker.trial}" if worker.study else "-"),
+            Text(visible(f"{worker.study} trial {worker.trial}") if worker.study else "-"),
             _ago(worker.since or worker.started),
         )
     return Group(table, fleet, *words)

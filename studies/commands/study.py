@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from search.display import visible
 from search.errors import BadInput
 from studies.commands.common import add_store, read_store
 from studies.records import Study, StudyVersion
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     store = StudyStore(read_store(args), create=args.action == "import")
     if args.action == "list":
         for name in store.names(archived=args.archived):
-            print(name)
+            print(visible(name))
     elif args.action == "import":
         _exchange(store, args, None)
     elif args.action == "export":
@@ -87,7 +88,7 @@ def _delete(store: StudyStore, study: StudyVersion, yes: bool) -> None:
             raise BadInput(
                 f"deleting {name!r} loses {progress.finished} results for good: confirm with --yes"
             )
-        print(f"{name} has {progress.finished} results, which will be lost for good.")
+        print(f"{visible(name)} has {progress.finished} results, which will be lost for good.")
         if input("Type the study's name to delete it: ") != name:
             raise BadInput(f"{name!r} was not deleted: the name did not match")
     store.delete(study.id)

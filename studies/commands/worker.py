@@ -11,8 +11,16 @@ from pathlib import Path
 
 from search.caching import default_cache_folder
 from search.disk_cache import DiskCaches
+from search.display import visible
 from search.errors import BadInput
-from studies.commands.common import add_places, add_store, at_places, positive, read_store
+from studies.commands.common import (
+    add_places,
+    add_store,
+    at_places,
+    positive,
+    printable_name,
+    read_store,
+)
 from studies.launchers.local import usable_cores
 
 INTERRUPTED = 130
@@ -23,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     parser.add_argument("--study", metavar="NAME", help="serve this study only (default: all)")
     add_places(parser)
-    parser.add_argument("--name", help="name of this worker, unique (default: host and process)")
+    parser.add_argument(
+        "--name",
+        type=printable_name,
+        help="name of this worker, unique (default: host and process)",
+    )
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="cores to compute with (default: all)"
     )
@@ -41,11 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", help=argparse.SUPPRESS)
 
 
+class _OneLine(logging.Formatter):
+    """Names and reasons come from a store that others write to: a record stays one record."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        record.message = visible(record.message)
+        return super().formatMessage(record)
+
+
 def run(args: argparse.Namespace) -> int:
     """Serve; SIGTERM or Ctrl-C finishes the trial in hand, a second one quits at once."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    logging.getLogger().handlers[0].setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
     # Migrations and the like say much that no one needs to read here.
     for noisy in ("alembic", "sqlalchemy"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
