@@ -11,24 +11,25 @@ from pathlib import Path
 from rich.console import Console
 
 from search.caching import default_cache_folder
-from search.disk_cache import DiskTraceCache
+from search.disk_cache import DiskCaches, DiskTraceCache
 from search.display import visible
 from search.errors import ExitbitsError
 from studies import interrupts
-from studies.commands.bars import stages
+from studies.commands.bars import bars, stages
 from studies.commands.common import check_report, positive, print_front, read_store
 from studies.commands.progress import ProgressDisplay
 from studies.commands.submit import add_study_source
 from studies.creating import budget_words, open_study, read_config
 from studies.fronts import FrontSummary
 from studies.launchers import Launcher, WorkerOrder, open_launcher
-from studies.records import Study
+from studies.records import Progress, Study
 from studies.running import run_workers
 from studies.store.outage import Outage
 from studies.store.writer import StudyStore
 from studies.words import file_name
 
 INTERRUPTED = 130
+TABLES = ("auto", "always", "never")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on", default="local", metavar="LAUNCHER",
         help="where workers run: local, this machine; ray, the Ray cluster of this machine or of "
         "RAY_ADDRESS; ray://HOST:PORT, another (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tables", choices=TABLES, default=TABLES[0],
+        help="whether sensitivity tables are measured before the first trial of the sampler apq: "
+        "auto, where they take at most a quarter of the budget's time; always; never (default "
+        "%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--report",
@@ -71,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     if study.record.config.budget.trials > config.budget.trials:
         console.print(budget_words(study, config.budget.trials), markup=False)
     outage = Outage(lambda line: console.print(line, style="yellow", markup=False))
+    if _tables_wanted(args, outage.wait_out(lambda: store.progress(study.id)), study):
+        measure_tables(args, study, console)
     interrupted = _serve(store, study, launcher, console, outage)
     progress = outage.wait_out(lambda: store.progress(study.id))
     summary = outage.wait_out(lambda: FrontSummary.load(store, study))
@@ -102,6 +111,41 @@ def run(args: argparse.Namespace) -> int:
             "mended, 'exitbits study retry' tries them again"
         )
     return 0
+
+
+def _tables_wanted(args: argparse.Namespace, progress: Progress, study: Study) -> bool:
+    """Whether tables come before the workers.
+
+    Not for a study that is under way, unless asked for: its workers have begun without. Nor on a
+    cluster, whose nodes keep tables of their own.
+    """
+    if args.tables == "always":
+        return not progress.done
+    sampler = study.record.config.sampler.name
+    return args.tables == "auto" and args.on == "local" and sampler == "apq" and not progress.ended
+
+
+def measure_tables(args: argparse.Namespace, study: Study, console: Console) -> None:
+    """Measure sensitivity tables where the budget pays for them, and say so."""
+    from studies.methods.tables import tables_first
+
+    first = tables_first(study.record, DiskCaches(args.cache))
+    trials = study.record.config.budget.trials
+    if first is None or not first.passes:
+        return
+    cost = f"about as long as {first.passes:.0f} of {trials} trials"
+    if args.tables == "auto" and not first.worth(trials):
+        console.print(
+            f"sensitivity tables are not measured first ({cost}): --tables always does",
+            style="dim", markup=False, soft_wrap=True,
+        )  # fmt: skip
+        return
+    console.print(
+        f"measuring sensitivity tables first ({cost}; --tables never leaves them out)",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    with bars(console) as on_progress:
+        first.measure(on_progress)
 
 
 def _serve(
