@@ -25,6 +25,29 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Files that take longest, from the top down: a process that began one last would keep all waiting.
+LONGEST = (
+    "dashboards/test_browser.py",
+    "studies/commands/test_launch.py",
+    "studies/commands/test_methods.py",
+    "studies/store/test_leases.py",
+    "test_packaging.py",
+    "search/engines/test_cpu.py",
+    "studies/launchers/test_ray.py",
+    "studies/store/test_contributions.py",
+    "dashboards/test_browser_flows.py",
+    "studies/work/test_service.py",
+    "test_notebook.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first; the others stay in their order."""
+    folder = Path(__file__).parent
+    place = {folder / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trace cache that all tests of a session share, so that a pass is paid for once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import shutil
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 import psycopg
@@ -22,6 +24,18 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@cache
+def readable_copy(package: Path) -> Path:
+    """A copy of a package that every user can read, one for all servers of this process."""
+    folder = Path(tempfile.mkdtemp(prefix="exitbits-postgres-"))
+    atexit.register(shutil.rmtree, folder)
+    folder.chmod(0o755)
+    for part in (package, package.with_name(f"{package.name}.libs")):
+        shutil.copytree(part, folder / part.name, symlinks=True)
+    (folder / package.name).chmod(0o755)
+    return folder / package.name
 
 
 class Postgres:
@@ -40,11 +54,7 @@ class Postgres:
             if not all(parent.stat().st_mode & 0o001 for parent in install.parents):
                 # Another user cannot reach the environment, so it gets a copy.
                 # The libraries lie beside the package and are found from there.
-                package = install.parent
-                for part in (package, package.with_name(f"{package.name}.libs")):
-                    shutil.copytree(part, folder / part.name, symlinks=True)
-                (folder / package.name).chmod(0o755)
-                install = folder / package.name / install.name
+                install = readable_copy(install.parent) / install.name
         self.bin = install / "bin"
         self._run(
             "initdb", "-D", self.data, "-U", "exitbits", "-A", "trust", "-E", "UTF8", "--no-sync"

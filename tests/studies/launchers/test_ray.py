@@ -245,15 +245,17 @@ def test_without_ray_the_extra_is_named(
 
 
 def test_commands_load_no_ray_before_they_use_it() -> None:
-    loading = (
-        "import sys, studies.cli, studies.launchers, studies.commands.{0}; print(*sys.modules)"
+    commands = (
+        f"studies.commands.{name}" for name in ("launch", "worker", "status", "front", "pick")
     )
-    for command in ("launch", "worker", "status", "front", "pick"):
-        done = subprocess.run(
-            [sys.executable, "-c", loading.format(command)],
-            env=command_env(), text=True, capture_output=True, check=True,
-        )  # fmt: skip
-        assert "ray" not in done.stdout.split()
+    loading = (
+        f"import sys, studies.cli, studies.launchers, {', '.join(commands)}; print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", loading],
+        env=command_env(), text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    assert "ray" not in done.stdout.split()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Sequence
 from multiprocessing.synchronize import Barrier
@@ -15,6 +14,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
+from processes import fresh
 from small_study import grow, measure, open_names, take
 from sqlalchemy import func, select
 
@@ -31,7 +31,6 @@ from studies.store.writer import StudyStore
 from studies.work.proposing import Proposer
 
 Make = Callable[..., StudyRecord]
-SPAWN = multiprocessing.get_context("spawn")
 BUDGET = 12
 MODEL = "e" * 64
 
@@ -397,10 +396,10 @@ def search_meanwhile(address: str, barrier: Barrier) -> None:
 def test_nothing_is_lost_or_doubled_when_many_contribute_and_search_at_once(
     store: StudyStore, address: str
 ) -> None:
-    barrier = SPAWN.Barrier(3)
+    barrier = fresh().Barrier(3)
     processes = [
-        *(SPAWN.Process(target=contribute_in_parts, args=(address, n, barrier)) for n in (1, 2)),
-        SPAWN.Process(target=search_meanwhile, args=(address, barrier)),
+        *(fresh().Process(target=contribute_in_parts, args=(address, n, barrier)) for n in (1, 2)),
+        fresh().Process(target=search_meanwhile, args=(address, barrier)),
     ]
     for process in processes:
         process.start()

@@ -6,7 +6,6 @@ Each test names the protection without which it fails.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -17,12 +16,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
 from postgres import new_database
+from processes import fresh
 from running import command_env
 from small_study import measure, open_names, take
 from sqlalchemy import Connection, delete, event, insert, select, update
@@ -38,7 +39,6 @@ from studies.store.writer import StudyStore
 from studies.work.proposing import Proposer
 
 Make = Callable[..., StudyRecord]
-SPAWN = multiprocessing.get_context("spawn")
 LEASE_S = 1.5
 
 
@@ -48,8 +48,8 @@ def make_store(address: str, record: StudyRecord) -> StudyStore:
     return store
 
 
-def start(target: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
-    process = SPAWN.Process(target=target, args=arguments)
+def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    process = fresh().Process(target=target, args=arguments)
     process.start()
     return process
 
@@ -100,6 +100,13 @@ def open_at_once(addresses: list[str], barrier: Barrier) -> None:
         StudyStore(address, create=True).names()
 
 
+def lapse(store: StudyStore) -> None:
+    """Let the leases in hand run out, as the clock will."""
+    ago = {trials.c.lease_until: trials.c.lease_until - LEASE_S - 0.2}
+    with store.database.engine.begin() as connection:
+        assert connection.execute(update(trials).values(ago)).rowcount
+
+
 def recorded(store: StudyStore) -> Counter[int]:
     return Counter(row.trial for row in store.evaluations(store.get("small").id))
 
@@ -138,7 +145,7 @@ def test_eight_processes_open_an_empty_database_at_once(
     else:
         server = request.getfixturevalue("postgres_url")
         addresses = [new_database(server) for _ in range(10)]
-    barrier = SPAWN.Barrier(8)
+    barrier = fresh().Barrier(8)
     processes = [start(open_at_once, addresses, barrier) for _ in range(8)]
     for process in processes:
         process.join(180)
@@ -191,7 +198,7 @@ def test_an_abandoned_trial_is_evaluated_with_its_own_parameters(
     abandoned = take(store, "small", "gone")
     assert abandoned
     assert abandoned.source == "random"
-    time.sleep(LEASE_S + 0.2)
+    lapse(store)
     take(store, "small", "second")
     again = take(store, "small", "second")
     assert again
@@ -207,7 +214,7 @@ def test_a_study_whose_last_trial_is_abandoned_is_served_again(
     assert open_names(store) == ["small"]
     assert take(store, "small", "gone")
     assert store.open_studies() == []
-    time.sleep(LEASE_S + 0.2)
+    lapse(store)
     assert open_names(store) == ["small"]
     finish(address, "survivor")
     assert store.open_studies() == []
@@ -221,7 +228,7 @@ def test_a_trial_that_kills_its_workers_is_quarantined(address: str, make_record
         poisoned = take(store, "small", "victim")
         assert poisoned
         assert poisoned.lease.number == 0
-        time.sleep(LEASE_S + 0.2)
+        lapse(store)
     finish(address, "survivor")
     ((number, reason),) = store.failures(store.get("small").id)
     assert number == 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 
 import pytest
+from processes import fresh
 from small_study import measure, open_names, take
 from sqlalchemy import select
 
@@ -21,7 +21,6 @@ from studies.store.writer import StudyStore
 from studies.work.proposing import Proposer
 
 Make = Callable[..., StudyRecord]
-SPAWN = multiprocessing.get_context("spawn")
 BUDGET = 3000  # more than the workers below can do before they are stopped
 
 
@@ -153,10 +152,10 @@ def test_the_stop_is_exact_while_workers_claim(
     """Protection: the claimed trials are counted under the lock that claims take."""
     store = StudyStore(address, create=True)
     store.create(make_record(budget={"trials": BUDGET}))
-    barrier, stopped = SPAWN.Barrier(4), SPAWN.Event()
+    barrier, stopped = fresh().Barrier(4), fresh().Event()
     notes = [tmp_path / f"worker-{number}" for number in range(3)]
     processes = [
-        SPAWN.Process(target=work, args=(address, note.name, barrier, stopped, str(note)))
+        fresh().Process(target=work, args=(address, note.name, barrier, stopped, str(note)))
         for note in notes
     ]
     for process in processes:
