@@ -192,7 +192,7 @@ def preset_text(name: str) -> str:
     """
     if name not in preset_names():
         raise unknown_choice("preset", name, preset_names())
-    return resources.files("studies").joinpath("presets", f"{name}.toml").read_text()
+    return resources.files("studies").joinpath("presets", f"{name}.toml").read_text("utf-8")
 
 
 def _write(folder: Path, text: str) -> Path:
@@ -201,7 +201,7 @@ def _write(folder: Path, text: str) -> Path:
         raise BadInput(f"the text has {len(text)} characters: at most {MAX_TEXT} are read")
     file = folder / "study.toml"
     try:
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
     except UnicodeEncodeError as error:
         raise BadInput(f"the text holds {error.object[error.start]!r}: remove it") from error
     return file

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Generic
 
+from search.caching import expanded
 from search.data import open_dataset
 from search.data.splits import DataOptions, Dataset, Split
 from search.errors import BadInput
@@ -93,7 +93,7 @@ def open_data_of(
     name = dataset or card.data.get("dataset")
     if name is None:
         raise BadInput(f"the card of {checkpoint!r} names no data set: give one")
-    opened = open_dataset(name, Path(path).expanduser() if path else None, card.input, options)
+    opened = open_dataset(name, expanded(path) if path else None, card.input, options)
     if opened.classes != card.classes:
         raise BadInput(
             f"the model knows {len(card.classes)} classes ({card.classes[0]}, ...), the data "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -92,6 +93,7 @@ def build_parser(command: str | None, *, whole: bool = False) -> argparse.Argume
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    _prepare_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in arguments if not word.startswith("-")), None)
     try:
@@ -107,6 +109,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("exitbits: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except UnicodeError as error:
+        print(
+            f"exitbits: a text cannot be read or written in this locale ({error}): set LC_ALL to a "
+            "UTF-8 locale, such as C.UTF-8",
+            file=sys.stderr,
+        )
+        return ExitbitsError.exit_code
     except BrokenPipeError:
         # The reader (head, less) has gone: not an error, but nothing more can be written.
         _drop_output()
@@ -117,6 +126,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         print("exitbits: cannot write the output: no space left on its device", file=sys.stderr)
         return 1
+
+
+def _prepare_streams() -> None:
+    """Make output possible wherever it goes: to a closed stream, or in a locale with few letters.
+
+    A closed one would have its number taken by the next file that is opened, a store even.
+    """
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            stream = os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False)
+            setattr(sys, name, stream)
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from search.caching import expanded
 from search.data import DATASETS
 from search.data.splits import SHARES, DataOptions
 from search.engines import ENGINES
@@ -300,7 +301,7 @@ def _resolve_paths(fields: dict[str, Any], folder: Path) -> None:
         if not isinstance(part, dict) or not isinstance(part.get(key), str):
             continue
         if key == "path" or is_path(part[key]):
-            part[key] = str((folder / Path(part[key]).expanduser()).absolute())
+            part[key] = str((folder / expanded(part[key])).absolute())
 
 
 def _put(fields: dict[str, Any], section: str, key: str, path: str | None) -> None:
@@ -311,7 +312,7 @@ def _put(fields: dict[str, Any], section: str, key: str, path: str | None) -> No
     if isinstance(part, dict):
         part[key] = path
         if key == "path" or is_path(path):
-            part[key] = str(Path(path).expanduser().absolute())
+            part[key] = str(expanded(path).absolute())
 
 
 def preset_names() -> list[str]:
@@ -345,9 +346,10 @@ def load_config(
     """
     try:
         if source.endswith(".toml"):
-            text = Path(source).read_text()
+            text = Path(source).read_text(encoding="utf-8-sig")
         elif source in preset_names():
-            text = resources.files("studies").joinpath("presets", f"{source}.toml").read_text()
+            preset = resources.files("studies").joinpath("presets", f"{source}.toml")
+            text = preset.read_text(encoding="utf-8")
         else:
             raise unknown_choice("preset", source, [*preset_names(), "or a path ending in .toml"])
         fields = tomllib.loads(text)

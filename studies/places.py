@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from search.caching import expanded
 from search.opening import is_path
 from studies.config import StudyConfig
 
@@ -48,9 +49,9 @@ def placed(
 
 def moved(config: StudyConfig, model: str | None = None, data: str | None = None) -> StudyConfig:
     """A configuration whose model or images lie elsewhere, in the working folder or absolute."""
-    path = config.data.path if data is None else str(Path(data).expanduser().absolute())
+    path = config.data.path if data is None else str(expanded(data).absolute())
     if model is not None and is_path(model):
-        model = str(Path(model).expanduser().absolute())
+        model = str(expanded(model).absolute())
     return _with(config, model or config.model.checkpoint, path)
 
 

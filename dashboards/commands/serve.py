@@ -97,10 +97,11 @@ def read_token() -> str | None:
     token = os.environ.get(TOKEN)
     if token is None and (path := os.environ.get(TOKEN_FILE)):
         try:
-            token = Path(path).read_text().strip()
-        except OSError as error:
+            token = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8"
             raise BadInput(
-                f"cannot read the token file {path!r} ({error.strerror}): check {TOKEN_FILE}"
+                f"cannot read the token file {path!r} ({reason}): check {TOKEN_FILE}"
             ) from error
     if token is not None and len(token) < MIN_TOKEN:
         raise BadInput(

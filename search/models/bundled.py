@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from search.caching import expanded
 from search.digest import digest_of_file
 from search.errors import BadInput, unknown_choice
 from search.models.card import card_path, read_card
@@ -21,7 +22,7 @@ def checkpoint_path(name: str) -> Path:
     """
     prefix, _, bundled = name.partition(":")
     if prefix != BUNDLED_SCHEME:
-        return Path(name).expanduser()
+        return expanded(name)
     if bundled not in BUNDLED:
         raise unknown_choice("bundled model", bundled, BUNDLED)
     return Path(str(resources.files("search.data").joinpath("assets", f"{bundled}.safetensors")))

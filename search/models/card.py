@@ -88,7 +88,7 @@ def read_card(path: Path) -> ModelCard:
         BadInput: when it is missing, unreadable, or not a card.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(
             f"cannot read model card {str(path)!r} ({error}): a checkpoint NAME.safetensors "

@@ -82,7 +82,7 @@ def save_checkpoint(model: EarlyExitModel, card: ModelCard, weights: Path) -> Mo
         with replacing(card_path(weights)) as card_partial, replacing(weights) as partial:
             save_file(tensors, partial)
             card = card.model_copy(update={"weights_sha256": digest_of_file(partial)})
-            card_partial.write_text(card.model_dump_json(indent=2) + "\n")
+            card_partial.write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise BadInput(
             f"cannot write checkpoint {str(weights)!r} ({error}): choose a writable folder"

@@ -53,6 +53,10 @@ def parse_url(address: str, *, store: str | None = None) -> URL:
     if backend == "sqlite":
         if not url.database or url.database == ":memory:":
             raise BadInput(f"store {shown(address)!r}: workers share it, so it must be a file")
+        if "?" in address:  # what follows it would be cut off
+            raise BadInput(
+                f"store {shown(address)!r}: an SQLite file takes no options; write ? as %3F"
+            )
         return url.set(drivername="sqlite")
     if backend != "postgresql":
         raise BadInput(f"store {shown(address)!r}: give {_FORMS}")
@@ -116,8 +120,9 @@ def _password() -> str | None:
     path = os.environ[PASSWORD_FILE]
     try:
         # Editors and `echo` end a file with a newline that belongs to no password.
-        return Path(path).read_text().removesuffix("\n")
-    except OSError as error:
+        return Path(path).read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise BadInput(
-            f"cannot read {PASSWORD_FILE} {path!r} ({error.strerror}): name the password's file"
+            f"cannot read {PASSWORD_FILE} {path!r} ({reason}): name the password's file"
         ) from error

@@ -213,7 +213,7 @@ class Database:
         from alembic.config import Config
 
         config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
 
         def migrate(connection: Connection) -> None:
             if not self.is_sqlite:

@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -86,12 +87,12 @@ def load_kernels() -> ctypes.CDLL | KernelsUnavailable:
 def _load() -> ctypes.CDLL:
     sources = _sources()
     compiler = _compiler()
-    if compiler is None:
+    if not compiler:
         raise KernelsUnavailable(
             "no C++ compiler found: the fast engine needs one (install g++, or set CXX)"
         )
     try:
-        version = _output([compiler, "--version"])
+        version = _output([*compiler, "--version"])
         name = hashlib.sha256(
             b"\0".join([*sources.values(), version.encode(), " ".join(FLAGS).encode(), processor()])
         ).hexdigest()[:32]
@@ -157,17 +158,27 @@ def _check_layout(kernels: ctypes.CDLL) -> None:
             )
 
 
-def _compiler() -> str | None:
+def _compiler() -> list[str]:
+    """The compiler's command, which may go through another such as ccache; empty for none."""
     named = os.environ.get("CXX")
-    for name in [named] if named else ["c++", "g++", "clang++"]:
-        if found := shutil.which(name):
-            return found
-    return None
+    for command in [named] if named else ["c++", "g++", "clang++"]:
+        try:
+            first, *others = shlex.split(command)
+        except ValueError:  # a quote without its end, or nothing
+            continue
+        if found := shutil.which(first):
+            return [found, *others]
+    return []
 
 
 def _output(command: list[str]) -> str:
     return subprocess.run(
-        command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S
+        command,
+        check=True,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=TIMEOUT_S,
     ).stdout
 
 
@@ -178,13 +189,13 @@ def _sources() -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files if file.name.endswith((".cpp", ".h"))}
 
 
-def _build(compiler: str, sources: dict[str, bytes], library: Path) -> None:
+def _build(compiler: list[str], sources: dict[str, bytes], library: Path) -> None:
     log.info("compiling the fast engine's kernels, once on this machine: a few seconds")
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         for name, content in sources.items():
             (Path(folder) / name).write_bytes(content)
         built = Path(folder) / "kernels.so"
-        _output([compiler, *FLAGS, str(Path(folder) / SOURCE), "-o", str(built)])
+        _output([*compiler, *FLAGS, str(Path(folder) / SOURCE), "-o", str(built)])
         built.chmod(0o700)
         built.replace(library)  # whoever was first: the same bytes
