@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
+from search.data.splits import few_images
 from search.results import Evaluation
 from studies.policy_file import PolicyFile, same_figures
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ def evaluate_policy_file(given: PolicyFile, split: str = "search") -> Reevaluati
     from studies.work.opening import open_policy_evaluator
 
     evaluator = open_policy_evaluator(given, split=split, engine=recorded.engine)
+    if warning := few_images(evaluator.split):
+        log.warning("%s", warning)
     images = len(evaluator.split)
     if split != given.split:
         return Reevaluation(split, evaluator.evaluate(policy), images, recorded, None)

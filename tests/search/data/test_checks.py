@@ -167,6 +167,19 @@ def test_only_the_images_that_calibrate_are_checked_of_train(root: Path, decoded
     assert len(decoded) == 43
 
 
+FLOWERS = Path(__file__).parents[4] / "shared" / "real" / "flowers"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FLOWERS.is_dir(), reason="no real photos beside this checkout")
+def test_in_real_photos_the_one_that_is_in_two_splits_is_found():
+    with pytest.raises(BadInput, match="1 image ") as caught:
+        ImageFolderDataset(FLOWERS, SPEC).training_files()
+    assert "train/roses/15922772266_1167a06620.jpg" in caught.value.details[0]
+    dataset = ImageFolderDataset(FLOWERS, SPEC, DataOptions(duplicates="leave-out"))
+    assert len(dataset.training_files()) == 999
+
+
 def test_small_splits_are_told_with_the_size_of_their_error():
     def split(count: int) -> Split:
         return Split("search", "0", np.zeros(count), lambda indices: [])

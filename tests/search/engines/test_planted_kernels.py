@@ -30,7 +30,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     library = folder / "planted.so"
     compiler = native._compiler()
-    assert compiler is not None
+    assert compiler
     subprocess.run([*compiler, "-shared", "-fPIC", "-xc", source, "-o", library], check=True)
     return library
 

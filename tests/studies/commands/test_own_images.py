@@ -108,6 +108,9 @@ def test_a_project_that_was_moved_goes_on(project: Path, say: Say, monkeypatch, 
     assert named["model"]["checkpoint"] == "../models/mine.safetensors"
     assert named["data"]["path"] == "../images"
     before = figures(say, "out/policy.json")
+    caplog.clear()
+    figures(say, "out/policy.json", "--split", "order")
+    assert "split order has only" in caplog.text
 
     moved = project.rename(project.with_name("elsewhere"))
     monkeypatch.chdir(moved)
@@ -175,3 +178,19 @@ def test_another_model_under_the_name_is_refused(project: Path, say: Say):
     code, _, said = say("submit", "mine.toml", "--model", "other.safetensors")
     assert code == 2
     assert "the checkpoint of study 'mine' has changed" in said
+
+
+def test_recovery_reads_a_persons_own_images(project: Path, say: Say):
+    assert say("submit", "mine.toml")[0] == 0
+    worked(say)
+    assert say("pick", "mine", "--max-drop", "1")[0] == 0
+    steps = ("--steps", "2", "--batch-size", "4", "-o", "r.safetensors")
+    code, out, said = say("recover", "policy.json", "--data", "images", *steps)
+    assert code == 0, said
+    assert "r.policy.json" in out
+    named = json.loads(Path("r.policy.json").read_text())["study"]
+    assert named["model"]["checkpoint"] == "r.safetensors"
+    (project / "images/train/ant/0.png").write_bytes(b"")
+    code, _, said = say("recover", "policy.json", "--data", "images", *steps)
+    assert code == 2
+    assert "'train/ant/0.png': an empty file" in said
