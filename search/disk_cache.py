@@ -5,6 +5,7 @@ Every file is written in one atomic step.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,8 @@ class _DiskCache:
     """A folder with one file per key.
 
     Two processes that compute the same value at once write the same bytes; the later rename wins
-    and no reader ever sees half a file. A damaged file counts as absent and is written anew.
+    and no reader ever sees half a file. What is damaged, cannot be read or is no file counts as
+    absent, and is written anew where it can be.
     """
 
     def __init__(self, folder: Path, kind: str) -> None:
@@ -45,9 +47,11 @@ class _DiskCache:
         return self.folder / key[:2] / f"{key}.npz"
 
     def _read(self, key: str, decode: Callable[[bytes], Value]) -> Value | None:
+        path = self.path(key)
         try:
-            return decode(self.path(key).read_bytes())
-        except (FileNotFoundError, ValueError):
+            # Anything else (a folder, a pipe that nobody writes to) is none of ours.
+            return decode(path.read_bytes()) if path.is_file() else None
+        except (OSError, ValueError):
             return None
 
     def _keep(self, key: str, encode: Callable[[], bytes]) -> None:
@@ -55,8 +59,9 @@ class _DiskCache:
             self._write(self.path(key), encode())
         except OSError as error:
             # The value itself is at hand; only the next one who wants it must compute it again.
+            remedy = "free some room" if error.errno == errno.ENOSPC else "remove what is there"
             log.warning(
-                "%s not kept in %s (%s): free some room", self._what, self.folder, error.strerror
+                "%s not kept in %s (%s): %s", self._what, self.folder, error.strerror, remedy
             )
 
     def _write(self, path: Path, data: bytes) -> None:

@@ -7,6 +7,7 @@ or a recovered checkpoint, whose figures say nothing about the study's own model
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,9 +21,12 @@ from search.results import Evaluation
 from search.space import PolicySpace
 from studies.places import relative
 from studies.records import StudyGone
+from studies.store.outage import Outage
 from studies.store.rows import evaluation_row, trial_row
 from studies.store.schema import evaluations, studies, trials
 from studies.store.writer import StudyStore
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class Contribution:
 def contribute(store: StudyStore, study_id: int, given: Sequence[Contribution]) -> int:
     """Record contributions, in one transaction; what the study has already is left as it is.
 
-    Contributions with the same bits share a trial, whose parameters are the first one's.
+    Contributions with the same bits share a trial, whose parameters are the first one's. They took
+    long to compute: a database that is away is waited for.
 
     Returns:
         how many evaluations were new.
@@ -55,7 +60,8 @@ def contribute(store: StudyStore, study_id: int, given: Sequence[Contribution]) 
         BadInput: when a figure is not finite.
         StudyGone: when the study was deleted.
     """
-    space = store.study(study_id).record.space
+    outage = Outage(log.warning)
+    space = outage.wait_out(lambda: store.study(study_id)).record.space
     rows = [_row(contribution, store.folder) for contribution in given]
 
     def add(connection: Connection) -> int:
@@ -107,7 +113,7 @@ def contribute(store: StudyStore, study_id: int, given: Sequence[Contribution]) 
             connection.execute(insert(evaluations), values)
         return len(values)
 
-    return store.database.write(add)
+    return outage.wait_out(lambda: store.database.write(add))
 
 
 def _row(given: Contribution, folder: Path | None) -> dict[str, Any]:

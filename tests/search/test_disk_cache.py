@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,49 @@ def test_a_damaged_file_counts_as_absent_and_is_written_anew(tmp_path: Path, kee
     assert cache.load("ab" * 32) is None
     cache.store("ab" * 32, trace())
     assert cache.load("ab" * 32) is not None
+
+
+@pytest.mark.parametrize("what", ["folder", "loop", "dangling", "pipe", "file above"])
+def test_an_entry_that_is_no_file_of_ours_counts_as_absent(
+    tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is computed again and never ends anything; a pipe is not waited for."""
+    cache = DiskTraceCache(tmp_path)
+    path = cache.path("ab" * 32)
+    if what == "file above":
+        path.parent.write_text("")
+    else:
+        path.parent.mkdir()
+    if what == "folder":
+        (path / "inside").mkdir(parents=True)
+    elif what in ("loop", "dangling"):
+        path.symlink_to(path.name if what == "loop" else "nothing")
+    elif what == "pipe":
+        os.mkfifo(path)
+    assert cache.load("ab" * 32) is None
+    cache.store("ab" * 32, trace())
+    if what in ("folder", "file above"):  # nothing of other people's is removed
+        assert cache.load("ab" * 32) is None
+        assert "trace not kept in" in caplog.text
+        assert "remove what is there" in caplog.text
+    else:
+        assert cache.load("ab" * 32) is not None
+
+
+def test_one_bit_that_turned_is_noticed_anywhere(tmp_path: Path) -> None:
+    cache = DiskTraceCache(tmp_path)
+    cache.store("ab" * 32, trace())
+    path = cache.path("ab" * 32)
+    whole, first = path.read_bytes(), trace()
+    for place in range(0, len(whole), 7):
+        turned = bytearray(whole)
+        turned[place] ^= 0x10
+        path.write_bytes(turned)
+        back = cache.load("ab" * 32)
+        if back is not None:  # in what is no part of the content, such as a date
+            np.testing.assert_array_equal(back.confidence, first.confidence)
+            np.testing.assert_array_equal(back.statistic, first.statistic)
+            assert (back.exit_blocks, back.engine) == (first.exit_blocks, first.engine)
 
 
 def test_a_trace_that_cannot_be_kept_is_a_warning_and_leaves_nothing(

@@ -6,7 +6,6 @@ content; only a compiler has to be there (``$CXX``, else ``c++``, ``g++`` or ``c
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import hashlib
 import logging
@@ -21,8 +20,8 @@ from importlib import resources
 from pathlib import Path
 
 from search.caching import default_cache_folder, processor
+from search.engines.cpu import library
 from search.errors import ExitbitsError
-from search.files import is_ours
 
 log = logging.getLogger(__name__)
 
@@ -96,10 +95,11 @@ def _load() -> ctypes.CDLL:
         name = hashlib.sha256(
             b"\0".join([*sources.values(), version.encode(), " ".join(FLAGS).encode(), processor()])
         ).hexdigest()[:32]
-        library = _folder() / f"{name}.so"
-        if not is_ours(library):
-            _build(compiler, sources, library)
-        kernels = ctypes.CDLL(str(library))
+        folder = default_cache_folder() / "kernels"
+        if (built := library.find(folder, name)) is None:
+            built = _build(compiler, sources)
+            library.keep(folder, name, built)
+        kernels = library.load(built)
     except (OSError, subprocess.SubprocessError) as error:
         if getattr(error, "returncode", None) == -signal.SIGINT:
             # Ctrl-C reached the compiler as well: nothing is wrong with it.
@@ -107,7 +107,7 @@ def _load() -> ctypes.CDLL:
         detail = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         raise KernelsUnavailable(
             f"the fast engine's kernels cannot be built here ({detail[-1]}): check the compiler "
-            "(CXX) and the cache folder"
+            "(CXX) and the folder for temporary files"
         ) from error
     _check_layout(kernels)
     kernels.exitbits_room.restype = ctypes.c_long
@@ -122,26 +122,6 @@ def _load() -> ctypes.CDLL:
         ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p,
     ]  # fmt: skip
     return kernels
-
-
-def _folder() -> Path:
-    """Where kernels are kept: below the cache folder, if nobody else can write there.
-
-    What is loaded from it runs as this user, and a library's name can be computed by anybody.
-    """
-    folder = default_cache_folder() / "kernels"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not folder.is_symlink() and folder.stat().st_uid == os.geteuid():
-        folder.chmod(0o700)  # made before, by another umask
-    if is_ours(folder) and os.access(folder, os.W_OK):
-        return folder
-    private = tempfile.TemporaryDirectory(prefix="exitbits-kernels-")
-    atexit.register(private.cleanup)
-    log.warning(
-        "%s is another user's or a link: kernels are compiled for this process alone; name a "
-        "folder of your own with EXITBITS_CACHE", folder,
-    )  # fmt: skip
-    return Path(private.name)
 
 
 def _check_layout(kernels: ctypes.CDLL) -> None:
@@ -189,13 +169,11 @@ def _sources() -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files if file.name.endswith((".cpp", ".h"))}
 
 
-def _build(compiler: list[str], sources: dict[str, bytes], library: Path) -> None:
+def _build(compiler: list[str], sources: dict[str, bytes]) -> bytes:
     log.info("compiling the fast engine's kernels, once on this machine: a few seconds")
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix="exitbits-") as folder:
         for name, content in sources.items():
             (Path(folder) / name).write_bytes(content)
         built = Path(folder) / "kernels.so"
         _output([*compiler, *FLAGS, str(Path(folder) / SOURCE), "-o", str(built)])
-        built.chmod(0o700)
-        built.replace(library)  # whoever was first: the same bytes
+        return built.read_bytes()

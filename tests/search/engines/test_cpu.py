@@ -288,6 +288,62 @@ def test_kernels_are_compiled_once(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("damage", ["a byte", "cut short", "a folder", "a dangling link"])
+def test_a_damaged_library_is_never_loaded_and_built_anew(
+    damage: str, fresh_kernels: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Protection: its digest stands in its name and is compared before it is loaded."""
+    assert isinstance(native.load_kernels(), ctypes.CDLL)
+    (library,) = (fresh_kernels / "kernels").iterdir()
+    whole = library.read_bytes()
+    library.unlink()
+    if damage == "a byte":
+        library.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    elif damage == "cut short":
+        library.write_bytes(whole[:-100])
+    elif damage == "a folder":
+        library.mkdir()
+    else:
+        library.symlink_to("nothing")
+    caplog.set_level(logging.INFO)
+    native.load_kernels.cache_clear()
+    assert isinstance(native.load_kernels(), ctypes.CDLL)
+    assert f"{library} is damaged" in caplog.text
+    assert "compiling" in caplog.text
+    if damage == "a folder":  # nothing of other people's is removed, and it is in the way
+        assert "for this process alone" in caplog.text
+        return
+    assert library.read_bytes() == whole
+    caplog.clear()
+    native.load_kernels.cache_clear()
+    assert isinstance(native.load_kernels(), ctypes.CDLL)
+    assert not caplog.records
+
+
+def test_a_library_that_runs_is_not_changed_by_who_writes_to_the_cache(
+    fresh_kernels: Path, fashion_model: EarlyExitModel, search_images: Tensor
+) -> None:
+    """Protection: what runs is a private copy; in place, this is a bus error."""
+    engines_of(fashion_model, search_images[:100])  # its kernels are loaded
+    (library,) = (fresh_kernels / "kernels").iterdir()
+    with library.open("r+b") as file:
+        file.truncate(0)
+    _, fast = engines_of(fashion_model, search_images[:100])
+    fast.set_bits({op.name: (4, 4) for op in fashion_model.ledger((1, 28, 28)).ops})
+    fast.model.adapter.run_block(1, fast.model.adapter.embed(search_images[:20]))
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(fresh_kernels) not in maps.read_text()
+
+
+def test_kernels_that_cannot_be_kept_run_all_the_same(
+    fresh_kernels: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (fresh_kernels / "kernels").write_text("a file where the folder should be")
+    assert isinstance(native.load_kernels(), ctypes.CDLL)
+    assert "for this process alone" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("compiler", "word"), [("no-such-compiler", "CXX"), ("false", "cannot be built")]
 )

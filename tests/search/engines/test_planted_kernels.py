@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import shutil
 import subprocess
@@ -37,7 +38,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def name(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """What the kernels' file is called here, as anybody can compute it."""
+    """What the kernels' file is called here but for its digest, as anybody can compute it."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("EXITBITS_CACHE", str(folder))
@@ -47,7 +48,7 @@ def name(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         (library,) = (folder / "kernels").glob("*.so")
         assert library.stat().st_mode & 0o777 == 0o700
         assert library.parent.stat().st_mode & 0o777 == 0o700
-        yield library.name
+        yield library.name.partition("-")[0]
         native.load_kernels.cache_clear()
 
 
@@ -89,7 +90,7 @@ def test_a_planted_library_is_not_loaded(
 ) -> None:  # fmt: skip
     folder = tmp_path / "kernels"
     folder.mkdir(mode=0o755)
-    library = folder / name
+    library = folder / f"{name}-{hashlib.sha256(planted.read_bytes()).hexdigest()[:32]}.so"
     shutil.copy(planted, library)
     library.chmod(0o700)
     plant(folder, library)
@@ -98,5 +99,20 @@ def test_a_planted_library_is_not_loaded(
     native.load_kernels.cache_clear()
     assert isinstance(native.load_kernels(), ctypes.CDLL)
     assert not (tmp_path / "it ran").exists()
-    ctypes.CDLL(str(shutil.copy(planted, tmp_path)))  # else nothing above says anything
+
+
+def test_one_that_was_not_planted_is_loaded(
+    planted: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nothing above says anything: the file's name and what it does are right."""
+    test_a_planted_library_is_not_loaded(_writable_file, planted, name, tmp_path, monkeypatch)
+    (tmp_path / "kernels").rename(tmp_path / "before")
+    (tmp_path / "kernels").mkdir(mode=0o700)
+    digest = hashlib.sha256(planted.read_bytes()).hexdigest()[:32]
+    library = Path(shutil.copy(planted, tmp_path / "kernels" / f"{name}-{digest}.so"))
+    library.chmod(0o700)
+    native.load_kernels.cache_clear()
+    with pytest.raises(AttributeError):  # it has none of the kernels' functions
+        native.load_kernels()
     assert (tmp_path / "it ran").exists()
+    native.load_kernels.cache_clear()

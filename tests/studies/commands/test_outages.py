@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from fleet import Fleet, recorded_study, wait_for
 from postgres import Postgres, new_database
 from running import command_line
 
+from studies.store.contributions import Contribution, contribute
 from studies.store.writer import StudyStore
+from studies.work.opening import open_study_evaluator
 
 
 @pytest.fixture
@@ -63,14 +66,21 @@ def test_launch_and_status_outlive_a_database_that_restarts(
     store = StudyStore(fleet.address, create=True)
     wait_for(lambda: store.names() and store.progress(store.get("small").id).running, "a trial")
     watch = begin(fleet, "watch", "status", "--watch", "0.2")
-    time.sleep(3)
+    study = store.get("small")
+    policy = study.record.space.uniform(5, 0.9)
+    given = Contribution("by hand", open_study_evaluator(study.record).evaluate(policy))
+    time.sleep(2)
     own_postgres.kill()
+    contributing = threading.Thread(target=contribute, args=(store, study.id, [given]))
+    contributing.start()
     time.sleep(12)  # longer than a statement is repeated
     late = fleet.worker("late", "--until-done", "--study", "small")
     wait_for(lambda: "waiting for it" in fleet.log("late"), "a worker to wait from its start on")
     own_postgres.start()
     assert launch.wait(120) == 0, fleet.log("launch")
     assert late.wait(60) == 0
+    contributing.join(60)
+    assert [row.source for row in store.evaluations(study.id)].count("by hand") == 1
     assert watch.poll() is None, fleet.log("watch")
     watch.send_signal(signal.SIGINT)
     assert watch.wait(30) == 130
