@@ -21,7 +21,7 @@ from studies.creating import check_same
 from studies.store.address import STORE
 from studies.store.writer import StudyStore
 
-MAX_TEXT = 65_536
+MAX_TEXT = 8_192  # more would take the reader of TOML seconds
 MAX_AT_ONCE = 2
 KEPT_SUBMISSIONS = 10
 

@@ -9,6 +9,19 @@ from urllib.parse import parse_qs, urlencode
 
 import numpy as np
 
+MAX_QUERY = 16_384  # characters of a view's address; browsers and proxies bear no more
+MAX_FIELDS = 1000
+
+
+def query_fields(query: str) -> dict[str, list[str]]:
+    """The fields of an address; none of one that is longer than any page's."""
+    if len(query) > MAX_QUERY:
+        return {}
+    try:
+        return parse_qs(query.lstrip("?"), max_num_fields=MAX_FIELDS)
+    except ValueError:
+        return {}
+
 
 @dataclass(frozen=True)
 class Addressed:
@@ -32,7 +45,7 @@ class Addressed:
     @classmethod
     def from_query(cls, query: str) -> Self:
         """Read an address. What cannot be read is left out: an old link still opens."""
-        given = {key: values[-1] for key, values in parse_qs(query.lstrip("?")).items()}
+        given = {key: values[-1] for key, values in query_fields(query).items()}
         kept: dict[str, Any] = {}
         for name, read in cls.readers.items():
             try:

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from dash import Dash, Input, Output, State, dcc, html
 from flask import Response
 
-from dashboards import actions
+from dashboards import actions, bodies
 from dashboards.pages import parts
 from dashboards.pages.compare import layout as compare
 from dashboards.pages.launch import layout as launch
@@ -60,6 +60,7 @@ def create_app(store: StudyStore, *, token: str | None = None, local: bool = Tru
             return Response(f"{words}\n", 503, mimetype="text/plain")
         return Response("ok\n", mimetype="text/plain")
 
+    bodies.protect(app)
     app.layout = _frame()
     _register_routes(app, snapshots, study_actions)
     for page in (studies, front_callbacks, policy, compare):

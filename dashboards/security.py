@@ -29,7 +29,7 @@ CSRF_HEADER = "X-CSRFToken"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN_PATHS = ("/login", "/health", "/assets/style.css")
 MIN_TOKEN = 16
-MAX_BODY = 4 * 2**20
+MAX_BODY = 2**20
 
 FREE_ATTEMPTS = 5
 MAX_WAIT_S = 60.0

@@ -32,6 +32,8 @@ from studies.samplers import SAMPLERS
 
 MAX_NAME = 100
 MAX_TRIALS = 10_000_000
+MAX_THRESHOLDS = 100  # of the anchors, each with all of their bits
+MAX_SHOWN = 200  # characters of a value in an error
 
 
 _STORED = "stored"  # the context in which a study's values have been checked before
@@ -159,7 +161,7 @@ class AnchorSection(_Section):
     """
 
     bits: Widths | None = None
-    thresholds: tuple[Threshold, ...] | None = None
+    thresholds: Annotated[tuple[Threshold, ...], Field(max_length=MAX_THRESHOLDS)] | None = None
 
 
 def _check_confidence(value: float) -> float:
@@ -290,7 +292,7 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"key {key!r} is missing: add it"
     message = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] == "value_error" else f" = {first['input']!r}"
+    shown = "" if first["type"] == "value_error" else f" = {first['input']!r}"[:MAX_SHOWN]
     return f"{key}{shown}: {message}" if key else message
 
 

@@ -9,14 +9,13 @@ import signal
 import sys
 from pathlib import Path
 
-from dashboards.security import LOOPBACK, MAX_BODY, MIN_TOKEN
+from dashboards.security import LOOPBACK, MIN_TOKEN
 from search.errors import BadInput, ExitbitsError
 from studies.commands.common import add_store, read_store
 from studies.store.database import EmptyStore
 from studies.store.writer import StudyStore
 
 TOKEN, TOKEN_FILE = "EXITBITS_TOKEN", "EXITBITS_TOKEN_FILE"
-THREADS = 8
 PAGE_PATIENCE_S = 0.0  # a page says at once that it is not up to date, and asks again by itself
 
 
@@ -48,20 +47,12 @@ def run(args: argparse.Namespace) -> int:
     except EmptyStore:
         # Studies may come while it is open.
         store = StudyStore(address, create=True, patience_s=PAGE_PATIENCE_S)
-    import waitress
-
     from dashboards.app import create_app
+    from dashboards.serving import create_server
 
     app = create_app(store, token=token, local=local)
     try:
-        server = waitress.create_server(
-            app.server,
-            host=args.host,
-            port=args.port,
-            threads=THREADS,
-            ident="exitbits",
-            max_request_body_size=MAX_BODY,
-        )
+        server = create_server(app.server, args.host, args.port)
     except OSError as error:
         raise ExitbitsError(
             f"cannot listen on {args.host}:{args.port} ({error.strerror or error}): "

@@ -42,7 +42,7 @@ from studies.store.writer import StudyStore
 
 TOKEN = "correct-horse-battery-staple"
 PAGE = {"Accept": "text/html,application/xhtml+xml"}
-STOP = {"type": "launch-stop", "study": b"small".hex()}
+STOP = {"type": "launch-stop", "study": 1}
 
 
 @pytest.fixture

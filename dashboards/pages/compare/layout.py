@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import urlencode
 
 import plotly.graph_objects as go
 from dash import Dash, Input, Output, State, dcc, html, no_update, set_props
 from dash.exceptions import PreventUpdate
 
+from dashboards.address import query_fields
 from dashboards.pages import parts
 from dashboards.pages.compare.comparison import Comparison, summary_text
 from dashboards.pages.compare.figures import MAX_STUDIES, as_patch, compare_figure, compare_traces
@@ -45,7 +46,7 @@ class Selection:
     @classmethod
     def from_query(cls, query: str | None) -> Selection:
         """Read an address."""
-        given = parse_qs((query or "").removeprefix("?"))
+        given = query_fields(query or "")
         return cls(
             tuple(dict.fromkeys(given.get("study", []))), given.get("group", [""])[-1] == "1"
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dashboards.address import number
 from dashboards.pages.study import figures
+from dashboards.pages.study.view import MAX_BRUSHES, MAX_DIGITS
 from dashboards.snapshot import Snapshot
 from studies.records import EvaluationRow
 
@@ -31,13 +33,16 @@ def brushes_of(
     for key, value in (event[0] if event else {}).items():
         if not key.startswith("dimensions[") or not key.endswith("].constraintrange"):
             continue
-        axis = int(key[len("dimensions[") : key.index("]")])
+        digits = key[len("dimensions[") : key.index("]")]
+        if not digits.isdecimal() or len(digits) > MAX_DIGITS:
+            continue
+        axis = int(digits)
         brushes = [one for one in brushes if one[0] != axis]
         ranges = value[0] if value else None
         if ranges:
             several = ranges if isinstance(ranges[0], list) else [ranges]
-            brushes += [(axis, float(low), float(high)) for low, high in several]
-    return tuple(sorted(brushes))
+            brushes += [(axis, number(low), number(high)) for low, high in several]
+    return tuple(sorted(brushes))[:MAX_BRUSHES]
 
 
 def pointed_at(snapshot: Snapshot, event: Any, seen: Any) -> EvaluationRow | None:

@@ -13,6 +13,8 @@ from dashboards.address import Addressed, number, one_of
 SCALES = ("log", "linear")
 COURSES = ("evaluations", "time")
 MAX_CORNERS = 200
+MAX_BRUSHES = 200
+MAX_DIGITS = 6  # of an axis of the parallel coordinates
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,11 @@ def _corners(text: str) -> tuple[tuple[float, float], ...]:
 
 def _brushes(text: str) -> tuple[tuple[int, float, float], ...]:
     found = []
-    for one in text.split(";"):
+    for one in text.split(";")[:MAX_BRUSHES]:
         axis, low, high = one.split(",")
-        found.append((int(axis), number(low), number(high)))
+        if not axis.isdecimal():
+            raise ValueError(axis)
+        found.append((int(axis[:MAX_DIGITS]), number(low), number(high)))
     return tuple(found)
 
 
