@@ -9,6 +9,7 @@ now and then moves a code by one.
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,8 @@ from search.models.early_exit import EarlyExitModel, Read
 from search.policy import FULL_PRECISION
 from search.quantize.kept import KeptTensors
 from search.quantize.qparams import ModelQParams
+
+log = logging.getLogger(__name__)
 
 GROUP_ROWS = 200  # tokens that go through a block together, so that they stay in the cache
 COLUMNS = 16  # of a packed panel
@@ -77,6 +80,18 @@ class FastEngine(ReferenceEngine):
                 parent = self.model.get_submodule(name.rpartition(".")[0])
                 setattr(parent, name.rpartition(".")[2], block)
                 self.fast_blocks.append(block)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say how much of the model the kernels run: a name alone promises too much."""
+        covered, depth = len(self.fast_blocks), self.model.adapter.num_blocks
+        if covered == depth:
+            log.info("engine 'fast' runs all %d blocks in compiled kernels", depth)
+        else:
+            log.warning(
+                "engine 'fast' runs %d of %d blocks in compiled kernels; the others run as in the "
+                "reference engine, several times slower", covered, depth,
+            )  # fmt: skip
 
     def set_bits(self, widths: Mapping[str, tuple[int, int]]) -> None:
         super().set_bits(widths)

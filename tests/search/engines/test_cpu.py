@@ -144,7 +144,9 @@ def test_other_shapes(name: str, images: int) -> None:
             tokens = expected
 
 
-def test_what_the_kernels_do_not_know_runs_as_in_the_reference_engine() -> None:
+def test_what_the_kernels_do_not_know_runs_as_in_the_reference_engine(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     torch.manual_seed(1)
     backbone = timm.create_model(
         "vit_tiny_patch16_224", img_size=32, embed_dim=64, num_heads=2, depth=2, num_classes=5,
@@ -154,6 +156,7 @@ def test_what_the_kernels_do_not_know_runs_as_in_the_reference_engine() -> None:
     pictures = torch.randn(4, 3, 32, 32)
     reference, fast = engines_of(model, pictures)
     assert fast.fast_blocks == []
+    assert "engine 'fast' runs 0 of 2 blocks in compiled kernels" in caplog.text
     bits = bits_of(model, (3, 32, 32), 0)
     reference.set_bits(bits)
     fast.set_bits(bits)
