@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from search.data.splits import HELD_OUT_SPLITS, few_images
 from search.disk_cache import DiskTraceCache
-from search.errors import BadInput
+from search.errors import BadInput, ExitbitsError
 from search.evaluate import data_digest
 from search.opening import model_digest, open_data
 from studies.config import StudyConfig, load_config, parse_config, preset_names
@@ -21,6 +21,7 @@ from studies.store.refusals import forget_refusals
 from studies.store.writer import StudyStore
 from studies.unchanged import check_images, check_model
 from studies.words import counted
+from studies.work.blame import in_words
 from studies.work.opening import ANOTHER_NAME
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,19 @@ def open_study(
     Raises:
         BadInput: when the name is taken by another configuration, or the model or data cannot be
             used; the store is then as it was.
+        ExitbitsError: when a file, a library or memory is missing here.
     """
+    try:
+        return _open_study(address, config, cache, on_stage)
+    except (OSError, ImportError, MemoryError) as error:
+        raise ExitbitsError(
+            f"study {config.name!r} cannot be opened here: {in_words(error)}"
+        ) from error
+
+
+def _open_study(
+    address: str, config: StudyConfig, cache: DiskTraceCache, on_stage: OnStage
+) -> tuple[StudyStore, Study]:
     try:
         store = StudyStore(address)
         study = store.find(config.name)

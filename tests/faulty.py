@@ -1,8 +1,8 @@
 """A recorded model that fails where and how a file says: broken workers, and policies that break.
 
 It comes as another distribution's kind of model, ``faulty:NAME``. ``FAULTS`` names the file; every
-line of it is ``WHERE KIND WORDS``: at ``open``, ``read``, ``run`` or ``reference`` the built-in
-error of that kind is raised with those words; ``bits`` raises it for 2-bit policies only.
+line of it is ``WHERE KIND WORDS``: at ``data``, ``open``, ``read``, ``run`` or ``reference`` the
+built-in error of that kind is raised with those words; ``bits`` raises it for 2-bit policies only.
 """
 
 from __future__ import annotations
@@ -33,6 +33,15 @@ def fail(where):
 
 
 class Model(RecordedModel):
+    @property
+    def calibration(self):  # asked for by workers when they open a study, not by a launch
+        fail("open")
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, split):
+        self._calibration = split
+
     def run(self, bits, split):
         fail("run")
         if min(bits.weights) == 2:
@@ -46,7 +55,7 @@ class Model(RecordedModel):
 
 class Data(RecordedDataset):
     def split(self, name):
-        fail("open")
+        fail("data")
         whole = super().split(name)
         return Split(name, whole.digest, whole.targets, lambda indices: read(whole, indices))
 

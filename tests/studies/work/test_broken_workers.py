@@ -85,6 +85,21 @@ def test_a_study_that_no_worker_can_serve_is_blocked_and_goes_on_once_mended(
     assert shown["blocked"] is None
 
 
+def test_a_launch_that_cannot_open_a_study_says_why_in_one_line(fleet: FaultyFleet) -> None:
+    fleet.break_at("data ImportError no module named sharp")
+    for _ in range(2):  # a new study, and one that is there
+        ended = launch(fleet, fleet.study("small", 6))
+        assert ended.returncode == 1
+        line = ended.stderr.strip().splitlines()[-1]
+        words = "study 'small' cannot be opened here: ImportError: no module named sharp"
+        assert line == f"exitbits: {words}"
+        assert "Traceback" not in ended.stderr
+        fleet.break_at()
+        fleet.submit("small", 6)
+        fleet.break_at("data ImportError no module named sharp")
+    assert progress_of(fleet, "small").failed == 0
+
+
 def test_a_broken_worker_leaves_its_studies_to_others(fleet: FaultyFleet) -> None:
     fleet.submit("small", 6)
     fleet.break_at("run RuntimeError the accelerator is lost")
