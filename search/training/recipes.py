@@ -23,7 +23,7 @@ from search.data.imagefolder import ImageFolderDataset
 from search.data.listing import list_images
 from search.data.splits import DataOptions, Split, few_images
 from search.digest import digest_of, digest_of_bytes, digest_of_file
-from search.errors import BadInput, unknown_choice
+from search.errors import BadInput, check_range, unknown_choice
 from search.models.backbones.base import adapt
 from search.models.card import Architecture, Exits, InputSpec, ModelCard
 from search.models.checkpoint import build_backbone, save_checkpoint
@@ -50,6 +50,7 @@ FASHION_ARCHITECTURE = Architecture(
 )  # fmt: skip
 
 
+MOST_PIXELS = 2048  # a side; beyond, memory ends before anybody has seen why
 PROGRESS_S = 15.0  # between two lines within an epoch
 
 
@@ -199,7 +200,23 @@ def _prepare_fashion(request: Request) -> Prepared:
     return backbone, data, fashion.FashionDataset().split("search"), card
 
 
+def _check_size(request: Request) -> None:
+    """Refuse a size before memory is taken for it, or one that patches do not fill."""
+    if request.img_size is None:
+        return
+    check_range("--img-size", request.img_size, 8, MOST_PIXELS, whole=True)
+    with torch.device("meta"):
+        plain = build_backbone(Architecture(timm=request.timm_model), 2)
+    patch = getattr(getattr(plain, "patch_embed", None), "patch_size", (1, 1))
+    if any(request.img_size % side for side in patch):
+        raise BadInput(
+            f"--img-size {request.img_size}: {request.timm_model} reads patches of {max(patch)} "
+            "pixels: give a multiple of that"
+        )
+
+
 def _prepare_imagefolder(request: Request) -> Prepared:
+    _check_size(request)
     kwargs = {} if request.img_size is None else {"img_size": request.img_size}
     architecture = Architecture(timm=request.timm_model, kwargs=kwargs)
     classes = list_images(request.folder, "train").classes

@@ -120,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
     check_writable(output, "-o")
     if isinstance(args.pretrained, str) and not Path(args.pretrained).is_file():
         raise BadInput(f"no file {args.pretrained!r}: --pretrained names a safetensors file")
+    if args.weights_prefix and not isinstance(args.pretrained, str):
+        raise BadInput("--weights-prefix is of a file's names: give --pretrained FILE too")
     if not args.data.is_dir():
         raise BadInput(f"no folder {str(args.data)!r}: --data names the folder of the images")
 

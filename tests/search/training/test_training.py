@@ -354,6 +354,15 @@ def test_images_of_another_size_are_trained_on(folder: Path):
     assert load_checkpoint(folder / "out.safetensors")[1].input.size == (3, 64, 64)
 
 
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(33, ["33", "patches of 16", "multiple"]), (100_000, ["100000", "2048"]), (1, ["1", "8"])],
+)
+def test_sizes_that_a_model_cannot_read_are_refused(folder: Path, size: int, words, refused):
+    with refused("--img-size", *words):
+        run_recipe("imagefolder", folder, folder / "out.safetensors", img_size=size)
+
+
 def test_a_batch_that_is_scored_has_a_bounded_number_of_pixels():
     def images(side: int) -> int:
         spec = InputSpec(size=(3, side, side), mean=(0,) * 3, std=(1,) * 3)

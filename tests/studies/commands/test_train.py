@@ -56,6 +56,9 @@ def test_weights_that_fit_nothing_end_the_training_before_it_begins(folder: Path
     assert "--weights-prefix module." in said
     assert said.count("\n") == 1
     assert not (folder / "imagefolder.safetensors").exists()
+    code, said = train("--weights-prefix", "module.")
+    assert code == 2
+    assert "give --pretrained FILE too" in said
     code, said = train("--pretrained", "w.safetensors", "--weights-prefix", "module.")
     assert code == 0, said
     assert "weights of w.safetensors: all" in said
