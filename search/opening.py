@@ -95,9 +95,11 @@ def open_data_of(
         raise BadInput(f"the card of {checkpoint!r} names no data set: give one")
     opened = open_dataset(name, expanded(path) if path else None, card.input, options)
     if opened.classes != card.classes:
+        odd = sorted(set(opened.classes) ^ set(card.classes))[:5]
         raise BadInput(
-            f"the model knows {len(card.classes)} classes ({card.classes[0]}, ...), the data "
-            f"{len(opened.classes)} ({opened.classes[0]}, ...): they must be the same"
+            f"the model knows {len(card.classes)} classes, the data {len(opened.classes)}"
+            + (f"; only one of them has {', '.join(map(repr, odd))}" if odd else "")
+            + ": they must be the same, in the same order"
         )
     return opened
 

@@ -76,6 +76,7 @@ class ImageFolderDataset:
     def _train(self) -> Listing:
         found = list_images(self.path, "train")
         if found.classes != self.classes:
+            refuse_faults(self.path, [*self._val.faults, *found.faults])
             odd = ", ".join(map(repr, sorted(set(found.classes) ^ set(self.classes))[:5]))
             raise BadInput(f"train and val in {str(self.path)!r} differ in classes: {odd}")
         return found

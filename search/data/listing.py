@@ -54,7 +54,7 @@ class Listing:
     """A part of an image folder, such as ``train``.
 
     Attributes:
-        classes: names of its class folders, sorted.
+        classes: names of its class folders that hold something, sorted.
         files: images in sorted order.
         faults: what keeps it from being used.
     """
@@ -79,12 +79,13 @@ def list_images(root: Path, part: str) -> Listing:
     empty: list[Fault] = []
     for found in _entries(folder, root, faults):
         if found.is_folder:
-            classes.append(found.name.rpartition("/")[2])
-            faults += _faults_of_name(found)
             before = len(files) + len(faults)
-            files += _walk(found, root, len(classes) - 1, faults, [folder.stat()])
+            files += _walk(found, root, len(classes), faults, [folder.stat()])
             if len(files) + len(faults) == before:
                 empty.append(Fault(found.name, "a class folder without images: fill or remove it"))
+                continue
+            classes.append(found.name.rpartition("/")[2])
+            faults += _faults_of_name(found)
         elif found.path.suffix.lower() in SUFFIXES:
             faults.append(Fault(found.name, "lies beside the class folders: move it into one"))
     if not files and not faults:

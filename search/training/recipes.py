@@ -20,7 +20,7 @@ from search.data.augment import resolve_augmentation
 from search.data.batches import batch_that_fits, normalized_batches
 from search.data.idx import read_idx_pair
 from search.data.imagefolder import ImageFolderDataset
-from search.data.listing import list_images
+from search.data.listing import list_images, refuse_faults
 from search.data.splits import DataOptions, Split, few_images
 from search.digest import digest_of, digest_of_bytes, digest_of_file
 from search.errors import BadInput, check_range, unknown_choice
@@ -219,8 +219,10 @@ def _prepare_imagefolder(request: Request) -> Prepared:
     _check_size(request)
     kwargs = {} if request.img_size is None else {"img_size": request.img_size}
     architecture = Architecture(timm=request.timm_model, kwargs=kwargs)
-    classes = list_images(request.folder, "train").classes
+    found = list_images(request.folder, "train")
+    classes = found.classes
     if len(classes) < 2:
+        refuse_faults(request.folder, found.faults)
         raise BadInput(f"{str(request.folder / 'train')!r} has one class only: two are needed")
     backbone = build_backbone(architecture, len(classes), request.pretrained is True)
     config = resolve_model_data_config(backbone)

@@ -118,6 +118,17 @@ def test_all_faults_of_all_splits_are_listed_at_once_and_mended_ones_forgotten(r
     assert sum(sizes(splits(root)).values()) == 48
 
 
+def test_an_empty_class_is_a_fault_in_either_part_not_another_class(root: Path):
+    (root / "val" / "cow").mkdir()
+    with pytest.raises(BadInput, match="'val/cow': a class folder without images"):
+        splits(root)
+    (root / "val" / "cow").rmdir()
+    for path in (root / "train" / "ant").iterdir():
+        path.unlink()
+    with pytest.raises(BadInput, match="'train/ant': a class folder without images"):
+        splits(root)
+
+
 def test_the_same_image_in_two_splits_is_named_and_refused_or_left_out(root: Path):
     before = sizes(splits(root))
     Image.open(root / "train/ant/0.png").save(root / "val/bee/copy.bmp")  # other bytes, same image

@@ -91,6 +91,7 @@ def test_what_cannot_be_read_is_named(root: Path):
         "val/bee/photo.HEIC": "a format that is not read: convert it to PNG",
         "val/eel": "a class folder without images: fill or remove it",
     }
+    assert list_images(root, "val").classes == ("ant", "bee")
 
 
 def test_names_that_are_no_utf8_are_read_and_classes_of_such_names_refused(root: Path):

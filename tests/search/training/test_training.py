@@ -263,6 +263,9 @@ def test_recipes_refuse_what_they_cannot_train(folder: Path, refused):
     with refused("16 training images", "batch of 32"):
         run_recipe("imagefolder", folder, output, overrides={"batch_size": 32})
     (folder / "val" / "cow").mkdir()
+    with refused("'val/cow': a class folder without images"):
+        run_recipe("imagefolder", folder, output)
+    Image.new("RGB", (9, 9)).save(folder / "val" / "cow" / "0.png")
     with refused("differ in classes", "cow"):
         run_recipe("imagefolder", folder, output)
     for part in ("train", "val"):
