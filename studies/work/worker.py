@@ -244,7 +244,10 @@ class Worker:
             log.warning("study %s, whatever the policy: %s", name, fault.words)
             time.sleep(STRIKE_PAUSE_S)
             return
-        log.error("study %s is left to others: %s", name, fault.words)
+        # Where it came from is of use where the words were not written for people.
+        told = isinstance(fault.__cause__, ExitbitsError | OSError | ImportError)
+        source = None if told else fault.__cause__
+        log.error("study %s is left to others: %s", name, fault.words, exc_info=source)
         self._given_up[study_id] = fault.words
         database, worker = self.store.database, self.registration.name
         try:

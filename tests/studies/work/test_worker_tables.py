@@ -34,7 +34,7 @@ def worker(tmp_path: Path) -> Worker:
 
 def test_tables_that_appear_later_are_used(worker: Worker, tmp_path: Path) -> None:
     (served,) = worker._served()
-    assert worker._next_claim([served]) is not None
+    assert worker._next_claim(served) is not None
     proposer = worker._proposers[served]
     assert proposer.tables is None
 
@@ -44,10 +44,10 @@ def test_tables_that_appear_later_are_used(worker: Worker, tmp_path: Path) -> No
     rows = TableLookup(open_bundled(512).quantized, "block", DiskCaches(tmp_path / "cache").tables)
     wanted = rows.wanted()
     for side, name in wanted:
-        assert worker._next_claim([served]) is not None
+        assert worker._next_claim(served) is not None
         assert proposer.tables is None  # not while some are missing
         rows.store(side, name, row)
-    assert worker._next_claim([served]) is not None
+    assert worker._next_claim(served) is not None
     assert proposer.tables is not None
     taken = [*proposer.tables.weights.values(), *proposer.tables.activations.values()]
     assert len(taken) == len(wanted)
