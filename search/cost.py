@@ -137,6 +137,15 @@ class Ledger:
         table = self.widths(bits)
         return tuple(LedgerRow(op, *table[op.name]) for op in self.ops)
 
+    def fixed_bops(self, bits: Bits) -> float:
+        """BOPs that every sample pays whatever its blocks' bits are: embedding and first head."""
+        first = self.exit_blocks[0]
+        return sum(
+            row.bops
+            for row in self.rows(bits)
+            if row.op.part == "embed" or (row.op.part == "head" and row.op.block == first)
+        )
+
     def path_bops(self, bits: Bits) -> np.ndarray:
         """BOPs of a sample that leaves at each exit, float64 ``[E]``, all heads passed included."""
         rows = self.rows(bits)

@@ -88,6 +88,11 @@ class FrontSummary:
         return self.record.ledger.full_depth_macs * 8**2 / GIGA
 
     @property
+    def fixed_gbops(self) -> float:
+        """What every policy of the study pays for the patch embedding and the first head."""
+        return self.record.ledger.fixed_bops(self.record.space.narrowest().bits) / GIGA
+
+    @property
     def hypervolume(self) -> float:
         """Dominated fraction of the box from metric 0 and the W8A8 full-depth cost."""
         return hypervolume(self.points, self.w8a8_gbops)

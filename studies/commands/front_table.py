@@ -35,6 +35,9 @@ def front_table(summary: FrontSummary, width: int | None = None) -> Group:
     notes = [
         f"full precision, full depth: {record.metric} {record.reference_value:.4f}, "
         f"{summary.w32a32_gbops:.3f} GBOPs (32x32), {summary.w8a8_gbops:.3f} at W8A8",
+        f"of each cost {summary.fixed_gbops:.4f} GBOPs are the patch embedding at "
+        f"{record.space.embed_bits} bits and the first head at {record.space.head_bits}, which no "
+        "policy changes ([space] embed_bits, head_bits)",
         "reduction is against 32x32; p95 is the cost that 95% of samples do not exceed",
         "measured on the search split, which chose these policies: it flatters them",
     ]

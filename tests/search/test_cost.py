@@ -159,6 +159,19 @@ def test_references_count_full_depth_and_the_last_head_only(ledger: Ledger):
     assert references.same_bits == sum(hand_bops(op, policy) for op in kept)
 
 
+def test_every_sample_pays_for_the_embedding_and_the_first_head(ledger: Ledger):
+    weights, activations = ledger.groups("block")
+    for embed, head in ((8, 8), (4, 2)):
+        cheap, dear = (
+            Bits("block", (width,) * len(weights), (width,) * len(activations), embed, head)
+            for width in (2, 8)
+        )
+        assert ledger.fixed_bops(cheap) == ledger.fixed_bops(dear)
+        # What is left of the first exit's path are its blocks, whose cost goes with the square.
+        blocks = [ledger.path_bops(bits)[0] - ledger.fixed_bops(bits) for bits in (cheap, dear)]
+        assert blocks[1] == 16 * blocks[0] > 0
+
+
 def test_a_policy_of_another_model_is_refused(ledger: Ledger, refused):
     policy = random_policy(ledger, "block")
     ledger.check(policy)
