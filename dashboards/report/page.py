@@ -61,7 +61,8 @@ def front_page(summary: FrontSummary) -> str:
             "Which bits each group got",
             "One column for each policy of the front. Patch embedding and heads run at "
             f"{record.space.embed_bits} and {record.space.head_bits} bits throughout; the "
-            f"embedding and the first head are {summary.fixed_gbops:.4f} GBOPs of every policy's cost.",
+            f"embedding and the first head are {summary.fixed_gbops:.4f} GBOPs of every policy's "
+            "cost.",
             figures.bits_figure(summary),
         ),
         (

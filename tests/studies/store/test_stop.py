@@ -114,9 +114,9 @@ def test_contributions_may_not_lift_a_budget_over_the_limit(store: StudyStore) -
     contribute(store, store.get("small").id, given)
     with pytest.raises(BadInput, match=f"contributed trials = {MAX_TRIALS + 1}"):
         store.raise_budget(store.get("small").id, MAX_TRIALS)
-    assert store.get("small").record.config.budget.trials == 13
+    assert store.get("small").record.config.budget.trials == 12
     raised = store.raise_budget(store.get("small").id, MAX_TRIALS - 1)
-    assert raised.record.config.budget.trials == MAX_TRIALS
+    assert raised.record.config.budget.trials == MAX_TRIALS - 1
 
 
 def test_what_was_deleted_is_neither_stopped_nor_raised(store: StudyStore) -> None:
