@@ -191,6 +191,6 @@ def test_recovery_reads_a_persons_own_images(project: Path, say: Say):
     named = json.loads(Path("r.policy.json").read_text())["study"]
     assert named["model"]["checkpoint"] == "r.safetensors"
     (project / "images/train/ant/0.png").write_bytes(b"")
-    code, _, said = say("recover", "policy.json", "--data", "images", *steps)
+    code, _, said = say("recover", "policy.json", "--data", "images", "--force", *steps)
     assert code == 2
     assert "'train/ant/0.png': an empty file" in said
