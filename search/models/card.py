@@ -91,8 +91,9 @@ def read_card(path: Path) -> ModelCard:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(
-            f"cannot read model card {str(path)!r} ({error}): a checkpoint NAME.safetensors "
-            "needs its card NAME.json beside it"
+            f"cannot read model card {str(path)!r} ({getattr(error, 'strerror', error)}): a "
+            "checkpoint NAME.safetensors needs its card NAME.json beside it; where both lie "
+            "elsewhere, say so with --model"
         ) from error
     try:
         return ModelCard.model_validate_json(text)
