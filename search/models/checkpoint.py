@@ -11,7 +11,7 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from search.digest import digest_of_file
@@ -99,6 +99,24 @@ def check_suffix(weights: Path) -> None:
         )
 
 
+def _check_shapes(weights: Path, card: ModelCard) -> None:
+    """Compare the file with what the card describes before memory is taken for either.
+
+    Raises:
+        RuntimeError: when the file has not the tensors of that model.
+    """
+    with torch.device("meta"):  # shapes alone
+        described = build_model(card).state_dict()
+    with safe_open(weights, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - it is no mapping
+            if name not in described:
+                raise RuntimeError(f"unexpected tensor {name[:80]!r}")
+            if tuple(described.pop(name).shape) != tuple(file.get_slice(name).get_shape()):
+                raise RuntimeError(f"tensor {name!r} has another shape")
+    if described:
+        raise RuntimeError(f"tensor {next(iter(described))!r} is missing")
+
+
 def load_checkpoint(weights: Path) -> tuple[EarlyExitModel, ModelCard]:
     """Read a checkpoint in evaluation mode, refusing one that does not match its card.
 
@@ -120,8 +138,9 @@ def load_checkpoint(weights: Path) -> tuple[EarlyExitModel, ModelCard]:
             f"{card.weights_sha256[:12]}: the file is truncated, changed or another model's; "
             "restore the pair that 'exitbits train' wrote"
         )
-    model = build_model(card)
     try:
+        _check_shapes(weights, card)
+        model = build_model(card)
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:
         # torch's first line only says that something is wrong; the next names a tensor.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,8 +224,62 @@ def test_the_names_near_a_slip_of_the_pen_hold_the_right_one(refused):
     ids=str,
 )
 def test_arguments_that_timm_cannot_use_are_refused(kwargs: dict[str, Any], refused):
-    with refused("test_vit", kwargs):
+    with refused(next(iter(kwargs))):
         build_backbone(Architecture(timm="test_vit", kwargs=kwargs), 10)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"checkpoint_path": "/etc/passwd"},
+        {"pretrained": True},
+        {"pretrained_cfg_overlay": {"file": "/etc/passwd"}},
+        {"cache_dir": "/tmp"},
+        {"block_fn": "os.system"},
+        {"embed_dim": 10**9},
+        {"depth": 10**6},
+        {"depth": True},
+        {"img_size": [10**6, 10**6]},
+        {"mlp_ratio": float("inf")},
+        {"act_layer": "os.system('x')"},
+    ],
+    ids=str,
+)
+def test_a_card_hands_only_what_describes_a_network_to_timm(
+    weights: Path, kwargs: dict[str, Any], refused
+):
+    given = {**CARD.architecture.kwargs, **kwargs}
+    change_card(architecture={**CARD.architecture.model_dump(), "kwargs": given})(weights)
+    with refused("is not a model card", f"argument {next(iter(kwargs))}"[:9], next(iter(kwargs))):
+        load_checkpoint(weights)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "depth"),
+    [
+        ({"timm": "vit_giant_patch14_224", "kwargs": {}}, 40),
+        ({"timm": "test_vit", "kwargs": {"depth": 1000, "embed_dim": 4096, "num_heads": 1}}, 1000),
+    ],
+)
+def test_a_card_of_a_larger_network_takes_no_memory(
+    weights: Path,
+    architecture: dict[str, Any],
+    depth: int,
+    refused,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    from search.models import checkpoint
+
+    def read(path: Path) -> None:
+        raise AssertionError("the file was read")
+
+    monkeypatch.setattr(checkpoint, "load_file", read)
+    described = {"architecture": {**architecture, "stem": "patch"}, "exits": {"blocks": [depth]}}
+    change_card(**described)(weights)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with refused("does not hold the tensors"):
+        load_checkpoint(weights)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # of gigabytes
 
 
 def test_an_unknown_stem_is_refused_when_the_model_is_built(weights: Path, refused):
