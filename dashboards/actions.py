@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
 from search.errors import BadInput, unknown_choice
+from search.opening import is_path
 from studies import changing
 from studies.config import StudyConfig, load_config, preset_names
 from studies.creating import check_same
@@ -73,10 +75,11 @@ class StudyActions:
 
     Args:
         store: where studies are changed.
+        folders: below which models and images of submitted studies must lie; None for anywhere.
     """
 
-    def __init__(self, store: StudyStore) -> None:
-        self.store = store
+    def __init__(self, store: StudyStore, folders: Sequence[Path] | None = None) -> None:
+        self.store, self._folders = store, folders
         self._lock = threading.Lock()
         self._submissions: dict[int, Submission] = {}
         self._children: dict[int, _Child] = {}
@@ -112,10 +115,24 @@ class StudyActions:
         """
         with tempfile.TemporaryDirectory(prefix="exitbits-") as folder:
             config = _load(_write(Path(folder), text), name, trials)
+        self._check_folders(config)
         study = self.store.find(config.name)
         if study is not None:
             check_same(study, config, "name")
         return config
+
+    def _check_folders(self, config: StudyConfig) -> None:
+        """Raise ``BadInput`` for a path outside the folders that submitted studies may name."""
+        checkpoint, path = config.model.checkpoint, config.data.path
+        named = {"model.checkpoint": checkpoint if is_path(checkpoint) else None, "data.path": path}
+        for key, text in named.items():
+            if text is None or self._folders is None:
+                continue
+            found = Path(text).expanduser().resolve()
+            if not any(found.is_relative_to(folder) for folder in self._folders):
+                listed = ", ".join(map(str, self._folders))
+                raise BadInput(f"{key} {text!r} is not below {listed}: move it there, or ask who "
+                               "serves this dashboard")  # fmt: skip
 
     def submit(self, text: str, name: str | None, trials: int | None) -> Submission:
         """Check a study and submit it in a process of its own, which measures its reference.

@@ -8,6 +8,18 @@ from typing import Any, ClassVar, Self
 from urllib.parse import parse_qs, urlencode
 
 import numpy as np
+from flask import has_request_context, request
+
+
+def at(path: str) -> str:
+    """A path of the dashboard as a browser asks for it: behind a proxy it may have a prefix."""
+    return f"{request.script_root}{path}" if has_request_context() else path
+
+
+def inner(path: str) -> str:
+    """What :func:`at` was given."""
+    return path.removeprefix(at("")) or "/"
+
 
 MAX_QUERY = 16_384  # characters of a view's address; browsers and proxies bear no more
 MAX_FIELDS = 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -10,6 +11,8 @@ from dash import Dash, Input, Output, State, dcc, html
 from flask import Response
 
 from dashboards import actions, bodies
+from dashboards.address import at, inner
+from dashboards.logins import Token
 from dashboards.pages import parts
 from dashboards.pages.compare import layout as compare
 from dashboards.pages.launch import layout as launch
@@ -17,22 +20,42 @@ from dashboards.pages.policy import layout as policy
 from dashboards.pages.studies import layout as studies
 from dashboards.pages.study import callbacks as front_callbacks
 from dashboards.pages.study import layout as front
+from dashboards.public import BehindProxy, Network, PublicUrl
 from dashboards.security import CSRF_COOKIE, CSRF_HEADER, LOOPBACK, Guard
 from dashboards.snapshot import Snapshots
-from search.errors import ExitbitsError
+from search.errors import BadInput, ExitbitsError
 from studies.store.writer import StudyStore
 
 NAVIGATION = (("Studies", "/"), ("Compare", "/compare"), ("Launch", "/launch"))
 
 
-def create_app(store: StudyStore, *, token: str | None = None, local: bool = True) -> Dash:
+def create_app(
+    store: StudyStore,
+    *,
+    token: Token | None = None,
+    local: bool = True,
+    public: PublicUrl | None = None,
+    proxies: Sequence[Network] = (),
+    folders: Sequence[Path] | None = None,
+) -> Dash:
     """The application.
 
     Args:
         store: whose studies are shown.
         token: asked for at a login page; None for none.
         local: whether only this machine reaches it, so that only local names are answered.
+        public: the address that a proxy gives it; then no other is answered but local ones.
+        proxies: whose word is taken for who asks.
+        folders: below which models and images of submitted studies must lie; None for anywhere.
+
+    Raises:
+        BadInput: without a token where others can reach it.
     """
+    if public is not None and token is None:
+        raise BadInput(
+            "a dashboard with a public address needs a token: set EXITBITS_TOKEN or "
+            "EXITBITS_TOKEN_FILE"
+        )
     app = Dash(
         __name__,
         title="exitbits",
@@ -41,14 +64,22 @@ def create_app(store: StudyStore, *, token: str | None = None, local: bool = Tru
         suppress_callback_exceptions=True,
         compress=True,
         assets_folder="assets",
+        requests_pathname_prefix=f"{public.prefix}/" if public else "/",
+        routes_pathname_prefix="/",
         csrf_token_name=CSRF_COOKIE,
         csrf_header_name=CSRF_HEADER,
         enable_mcp=False,
         description="Fronts of depth-precision policies",
     )
     app.index_string = app.index_string.replace("<html>", '<html lang="en">')
-    Guard(token, LOOPBACK if local else None).protect(app.server, app.csp_hashes)
-    snapshots, study_actions = Snapshots(store), actions.StudyActions(store)
+    if public is not None:
+        hosts: tuple[str, ...] | None = (*LOOPBACK, public.host)
+        app.server.wsgi_app = BehindProxy(app.server.wsgi_app, public, proxies)
+    else:
+        hosts = LOOPBACK if local else None
+    guard = Guard(token, hosts, origin=None if public is None else public.origin)
+    guard.protect(app.server, app.csp_hashes)
+    snapshots, study_actions = Snapshots(store), actions.StudyActions(store, folders)
 
     @app.server.get("/health")
     def health() -> Response:
@@ -61,7 +92,7 @@ def create_app(store: StudyStore, *, token: str | None = None, local: bool = Tru
         return Response("ok\n", mimetype="text/plain")
 
     bodies.protect(app)
-    app.layout = _frame()
+    app.layout = lambda: _frame(asks=token is not None)
     _register_routes(app, snapshots, study_actions)
     for page in (studies, front_callbacks, policy, compare):
         page.register(app, snapshots)
@@ -70,8 +101,9 @@ def create_app(store: StudyStore, *, token: str | None = None, local: bool = Tru
     return app
 
 
-def _frame() -> html.Div:
-    """What every page has around it."""
+def _frame(*, asks: bool) -> html.Div:
+    """What every page has around it; with a way to log out where one logs in."""
+    out = html.Button("Log out", type="submit", className="quiet")
     return html.Div(
         [
             dcc.Location(id="url", refresh="callback-nav"),
@@ -79,9 +111,9 @@ def _frame() -> html.Div:
             html.A("Skip to the content", href="#content", className="skip"),
             html.Header(
                 [
-                    html.A("exitbits", href="/", className="brand"),
+                    html.A("exitbits", href=at("/"), className="brand"),
                     html.Nav(
-                        [dcc.Link(label, href=path) for label, path in NAVIGATION],
+                        [dcc.Link(label, href=at(path)) for label, path in NAVIGATION],
                         **{"aria-label": "Pages"},
                     ),
                     html.Button(
@@ -91,6 +123,7 @@ def _frame() -> html.Div:
                         type="button",
                         className="quiet",
                     ),
+                    *([html.Form(out, method="post", action=at("/logout"))] if asks else []),
                 ]
             ),
             html.Main(id="content", tabIndex="-1"),
@@ -124,7 +157,7 @@ def _register_routes(app: Dash, snapshots: Snapshots, study_actions: actions.Stu
         State("url", "search"),
     )
     def show(path: str | None, _again: int | None, search: str | None) -> Any:
-        steps = [unquote(step) for step in (path or "/").strip("/").split("/") if step]
+        steps = [unquote(step) for step in inner(path or "/").strip("/").split("/") if step]
         return parts.guarded(lambda: _page(steps, search or "", snapshots, study_actions))
 
 

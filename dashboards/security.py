@@ -6,21 +6,19 @@ never part of an address: a login page takes it, and a cookie proves from then o
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 import secrets
-import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from html import escape
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from urllib.parse import quote, urlsplit
 
 from flask import Flask, Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
+from dashboards.address import at
+from dashboards.logins import Attempts, Sessions, Token
 from search.errors import BadInput
 
 SESSION_COOKIE = "exitbits_session"
@@ -28,63 +26,19 @@ CSRF_COOKIE = "_csrf_token"
 CSRF_HEADER = "X-CSRFToken"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN_PATHS = ("/login", "/health", "/assets/style.css")
-MIN_TOKEN = 16
 MAX_BODY = 2**20
-
-FREE_ATTEMPTS = 5
-MAX_WAIT_S = 60.0
-FORGET_S = 3600.0
-KEPT_ADDRESSES = 10_000
 
 # A path here. Browsers drop tabs and newlines and read "\" as "/", so "/\t/host" is "//host".
 _PATH_HERE = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f-\xa0]*")
 
 _LOGIN = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>exitbits: log in</title>
-<link rel="icon" href="data:,"><link rel="stylesheet" href="/assets/style.css"></head>
-<body><main class="login"><h1>exitbits</h1><form method="post" action="/login">
+<link rel="icon" href="data:,"><link rel="stylesheet" href="{root}/assets/style.css"></head>
+<body><main class="login"><h1>exitbits</h1><form method="post" action="{root}/login">
 <label for="token">Access token</label>
 <input id="token" name="token" type="password" autocomplete="current-password" autofocus required>
 <input type="hidden" name="next" value="{next}"><button type="submit">Log in</button>
 <p role="alert">{message}</p></form></main></body></html>"""
-
-
-class Attempts:
-    """Slows down those who try tokens: a few are free, then each wait is twice the last.
-
-    Args:
-        clock: seconds that never go back.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._known: OrderedDict[str, tuple[int, float]] = OrderedDict()
-
-    def wait_s(self, address: str) -> float:
-        """Count an attempt; seconds until ``address`` may make one, 0 for now."""
-        address, now = _network(address), self._clock()
-        with self._lock:  # counted before it is checked: many at once would all be the first
-            made, free_from = self._known.pop(address, (0, now))
-            if now > free_from + FORGET_S:
-                made = 0
-            if now >= free_from:
-                made += 1
-                # The exponent has a bound: a float has one too.
-                over = min(made - FREE_ATTEMPTS, 16)
-                free_from = now + (min(2.0**over, MAX_WAIT_S) if over >= 0 else 0.0)
-                wait = 0.0
-            else:
-                wait = free_from - now
-            self._known[address] = (made, free_from)
-            while len(self._known) > KEPT_ADDRESSES:
-                self._known.popitem(last=False)
-            return wait
-
-    def forgive(self, address: str) -> None:
-        """Forget the attempts of one who knew the token."""
-        with self._lock:
-            self._known.pop(_network(address), None)
 
 
 class Guard:
@@ -95,6 +49,7 @@ class Guard:
         hosts: names by which it may be addressed beside loopback addresses, or None for any, which
             needs a token.
         attempts: slows down wrong logins.
+        origin: of the pages where a proxy serves them, such as ``https://lab.example.org``.
 
     Raises:
         BadInput: without a token where one is needed, or for one that can be guessed or not typed.
@@ -102,25 +57,20 @@ class Guard:
 
     def __init__(
         self,
-        token: str | None,
+        token: Token | None,
         hosts: tuple[str, ...] | None,
         attempts: Attempts | None = None,
+        *,
+        origin: str | None = None,
     ) -> None:
         if token is None and hosts is None:
             raise BadInput(
                 "a dashboard that other machines can reach needs a token: give one, or serve it "
                 "on 127.0.0.1"
             )
-        if token is not None and (len(token) < MIN_TOKEN or not token.isprintable()):
-            raise BadInput(
-                f"the token has {len(token)} characters: give at least {MIN_TOKEN}, all printable, "
-                "for example what 'openssl rand -hex 24' prints"
-            )
-        self._hosts, self._attempts = hosts, attempts or Attempts()
-        self._key = secrets.token_bytes(32)
-        self._token = None if token is None else self._proof(token)
-        # What the cookie of one who knew the token says; another after every start.
-        self._session = self._proof(f"session {token}").hex()
+        self._hosts, self._attempts, self._origin = hosts, attempts or Attempts(), origin
+        self._token = token
+        self._sessions = None if token is None else Sessions(token)
         self._inline_scripts: Callable[[], Sequence[str]] | None = None
 
     def protect(
@@ -139,16 +89,12 @@ class Guard:
         server.after_request(self._finish)
         if self._token is not None:
             server.add_url_rule("/login", "login", self._login, methods=["GET", "POST"])
-
-    def _proof(self, text: str) -> bytes:
-        """What stands for ``text`` in comparisons: of one length, whatever was sent."""
-        return hmac.new(self._key, text.encode(errors="replace"), hashlib.sha256).digest()
+            server.add_url_rule("/logout", "logout", self._logout, methods=["POST"])
 
     def _is_known(self) -> bool:
-        if self._token is None:
-            return True
-        given = self._proof(request.cookies.get(SESSION_COOKIE, ""))
-        return hmac.compare_digest(given, self._proof(self._session))
+        return self._sessions is None or self._sessions.knows(
+            request.cookies.get(SESSION_COOKIE, "")
+        )
 
     def _check(self) -> AnyResponse | None:
         host = _host()
@@ -160,13 +106,19 @@ class Guard:
         # Other ports of this host are another origin, although their requests carry our cookies.
         if changes and request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
             return _refuse("this request comes from another site", 403)
+        if changes and not self._is_own(request.headers.get("Origin", "null")):
+            return _refuse(
+                "this request comes from a page at another address: behind a proxy, serve with "
+                "--public-url", 403,
+            )  # fmt: skip
         if request.path in OPEN_PATHS:
             return None
         if not self._is_known():
             if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
-                return redirect(f"/login?next={quote(request.full_path.rstrip('?'), safe='/')}")
+                wanted = quote(request.full_path.rstrip("?"), safe="/")
+                return redirect(at(f"/login?next={wanted}"))
             return _refuse("log in first", 401)
-        if changes and not self._is_ours():
+        if changes and request.path != "/logout" and not self._is_ours():
             return _refuse("this request comes from another page: reload and try again", 403)
         return None
 
@@ -174,14 +126,22 @@ class Guard:
         """Only a page of this origin can send the header, and know the cookie to repeat in it."""
         cookie = request.cookies.get(CSRF_COOKIE, "")
         header = request.headers.get(CSRF_HEADER, "")
-        return bool(cookie) and hmac.compare_digest(self._proof(cookie), self._proof(header))
+        return bool(cookie) and hmac.compare_digest(cookie.encode(), header.encode())
+
+    def _is_own(self, origin: str) -> bool:
+        """Whether pages of ours have the origin; forms do not tell theirs."""
+        if origin in ("null", self._origin):
+            return True
+        return urlsplit(origin).netloc == request.host
 
     def _login(self) -> AnyResponse:
         wanted = _path_here(request.values.get("next", "/"))
         if request.method != "POST":
             if self._is_known():
-                return redirect(wanted)
+                return redirect(at(wanted))
             return _login_page(wanted, "", 200)
+        assert self._token is not None
+        assert self._sessions is not None
         address = request.remote_addr or ""
         wait = self._attempts.wait_s(address)
         if wait:
@@ -189,14 +149,21 @@ class Guard:
             page.headers["Retry-After"] = str(int(wait) + 1)
             return page
         # Only from the form: what stands in an address is kept in histories and logs.
-        if not hmac.compare_digest(self._proof(request.form.get("token", "")), self._token or b""):
+        if not self._token.is_it(request.form.get("token", "")):
             return _login_page(wanted, "That is not the token: try again.", 401)
         self._attempts.forgive(address)
-        answer = redirect(wanted, 303)
+        answer = redirect(at(wanted), 303)
         answer.set_cookie(
-            SESSION_COOKIE, self._session, httponly=True, samesite="Strict",
-            secure=request.is_secure, path="/",
+            SESSION_COOKIE, self._sessions.begin(), httponly=True, samesite="Strict",
+            secure=request.is_secure, path=at("/"),
         )  # fmt: skip
+        return answer
+
+    def _logout(self) -> AnyResponse:
+        assert self._sessions is not None
+        self._sessions.end(request.cookies.get(SESSION_COOKIE, ""))
+        answer = redirect(at("/login"), 303)
+        answer.delete_cookie(SESSION_COOKIE, path=at("/"))
         return answer
 
     def _finish(self, response: Response) -> Response:
@@ -208,7 +175,7 @@ class Guard:
         ):  # fmt: skip
             response.set_cookie(
                 CSRF_COOKIE, secrets.token_urlsafe(32), samesite="Strict",
-                secure=request.is_secure, path="/",
+                secure=request.is_secure, path=at("/"),
             )  # fmt: skip
         response.headers["Content-Security-Policy"] = self._policy()
         for name, value in _HEADERS.items():
@@ -248,7 +215,8 @@ def _refuse(message: str, code: int) -> Response:
 
 
 def _login_page(wanted: str, message: str, code: int) -> Response:
-    return Response(_LOGIN.format(next=escape(wanted), message=message), code, mimetype="text/html")
+    page = _LOGIN.format(root=escape(at("")), next=escape(wanted), message=message)
+    return Response(page, code, mimetype="text/html")
 
 
 def _host() -> str:
@@ -272,16 +240,3 @@ def _path_here(wanted: str) -> str:
     if not _PATH_HERE.fullmatch(wanted) or urlsplit(wanted).path == "/login":
         return "/"
     return wanted
-
-
-def _network(address: str) -> str:
-    """What one person can change no more than: an IPv4 address, or an IPv6 network."""
-    try:
-        found = ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if not isinstance(found, IPv6Address):
-        return str(found)
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return found.exploded[:19]

@@ -46,6 +46,7 @@ def create_server(application: Any, host: str, port: int) -> Any:
         channel_timeout=REQUEST_S,
         cleanup_interval=CHECK_S,
         connection_limit=CONNECTIONS,
+        clear_untrusted_proxy_headers=False,  # see BehindProxy, which knows whom to trust
         asyncore_use_poll=True,  # select cannot look at as many
     )
     for one in sockets.values():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # not on every system
 
@@ -70,3 +74,13 @@ def is_ours(path: Path) -> bool:
     known = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
     writable = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return known and found.st_uid in (os.geteuid(), 0) and not writable
+
+
+@cache
+def warn_if_others_read(secret: Path) -> None:
+    """Warn, once, where other users of the machine can read a file that holds a secret."""
+    with suppress(OSError):  # who reads it says what is wrong
+        if secret.stat().st_mode & stat.S_IROTH:
+            log.warning(
+                "other users can read the secret in %r: 'chmod o-r' takes that away", str(secret)
+            )

@@ -292,3 +292,22 @@ def test_commands_and_options_in_the_text_exist(path: Path) -> None:
             assert words[0] in ours | {"--scale"}, code  # of docker compose
         elif words[0] == "python":
             check_script(words[1:])
+
+
+# Claims
+
+
+def test_every_test_that_a_claim_names_exists_and_every_claim_names_one() -> None:
+    text = (ROOT / "docs" / "threats.md").read_text(encoding="utf-8")
+    claims = [
+        line
+        for table in text.split("| claim | test |\n|---|---|\n")[1:]
+        for line in table.split("\n\n")[0].strip().splitlines()
+    ]
+    assert len(claims) > 20
+    for line in claims:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", line)
+        assert named, line
+        for file, test in named:
+            source = (ROOT / file).read_text(encoding="utf-8")
+            assert re.search(rf"^(async )?def {test}\(", source, re.MULTILINE), (file, test)

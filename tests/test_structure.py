@@ -64,7 +64,10 @@ ROOMS = {
         ("cli",),
     ),
     "dashboards": (
-        ("theme", "axes", "plain", "staircase", "security", "serving", "address", "words"),
+        ("theme", "axes", "plain", "staircase", "address", "words"),
+        ("logins", "public"),
+        ("security",),
+        ("serving",),
         ("snapshot",),
         ("report",),
         ("actions",),

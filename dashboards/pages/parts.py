@@ -9,6 +9,7 @@ from urllib.parse import quote
 from dash import dcc, html
 
 from dashboards import theme
+from dashboards.address import at
 from search.errors import ExitbitsError
 from studies.store.database import StoreUnavailable
 
@@ -32,7 +33,7 @@ def guarded(build: Callable[[], Any]) -> Any:
 
 def problem(what: str, why: str) -> html.Div:
     """An error state."""
-    return html.Div([html.H1(what), html.P(why), dcc.Link("All studies", href="/")],
+    return html.Div([html.H1(what), html.P(why), dcc.Link("All studies", href=at("/"))],
                     className="problem", role="alert")  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def graph(name: str, label: str, figure: Any = None, height: int = 420, **more: 
 
 def study_path(name: str) -> str:
     """Address of a study's front."""
-    return f"/study/{quote(name, safe='')}"
+    return at(f"/study/{quote(name, safe='')}")
 
 
 def policy_path(name: str, number: int) -> str:

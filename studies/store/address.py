@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from search.errors import BadInput
+from search.files import warn_if_others_read
 
 STORE = "EXITBITS_STORE"
 DEFAULT_STORE = "sqlite:///exitbits.db"
@@ -118,6 +119,7 @@ def _password() -> str | None:
     if PASSWORD_FILE not in os.environ:
         return None
     path = os.environ[PASSWORD_FILE]
+    warn_if_others_read(Path(path))
     try:
         # Editors and `echo` end a file with a newline that belongs to no password.
         return Path(path).read_text(encoding="utf-8").removesuffix("\n")

@@ -21,19 +21,22 @@ from playwright.sync_api import Page
 from small_study import take
 from werkzeug.test import TestResponse
 
-from dashboards import security
+from dashboards import logins
 from dashboards.app import create_app
-from dashboards.security import (
-    CSRF_COOKIE,
-    CSRF_HEADER,
+from dashboards.logins import (
     FORGET_S,
     FREE_ATTEMPTS,
     KEPT_ADDRESSES,
+    MAX_WAIT_S,
+    Attempts,
+    Token,
+)
+from dashboards.security import (
+    CSRF_COOKIE,
+    CSRF_HEADER,
     LOOPBACK,
     MAX_BODY,
-    MAX_WAIT_S,
     SESSION_COOKIE,
-    Attempts,
     Guard,
 )
 from search.errors import BadInput
@@ -67,7 +70,7 @@ def client(app: Dash) -> FlaskClient:
 @pytest.fixture
 def guarded_app(store: StudyStore) -> Dash:
     """As on an address that other machines reach."""
-    return create_app(store, token=TOKEN, local=False)
+    return create_app(store, token=Token(TOKEN), local=False)
 
 
 @pytest.fixture
@@ -185,7 +188,7 @@ def test_tokens_are_compared_in_constant_time(
         seen.append((len(one), len(other)))
         return hmac.compare_digest(one, other)
 
-    monkeypatch.setattr(security, "hmac", type("Spy", (), {
+    monkeypatch.setattr(logins, "hmac", type("Spy", (), {
         "compare_digest": staticmethod(compare), "new": staticmethod(hmac.new)}))  # fmt: skip
     for token in ("x", "x" * 5000, TOKEN):
         log_in(guarded, token)
@@ -251,7 +254,7 @@ def test_cookies_of_an_earlier_start_are_refused(guarded: FlaskClient, store: St
     log_in(guarded)
     cookie = guarded.get_cookie(SESSION_COOKIE)
     assert cookie is not None
-    later = create_app(store, token=TOKEN, local=False).server.test_client()
+    later = create_app(store, token=Token(TOKEN), local=False).server.test_client()
     later.set_cookie(SESSION_COOKIE, cookie.value)
     assert later.get("/_dash-layout").status_code == 401
     assert guarded.get("/_dash-layout").status_code == 200
@@ -298,7 +301,7 @@ def test_markup_in_an_address_is_text_on_the_login_page(guarded: FlaskClient) ->
 )
 def test_tokens_that_can_be_guessed_are_refused(store: StudyStore, token: str, why: str) -> None:
     with pytest.raises(BadInput, match=why):
-        create_app(store, token=token)
+        create_app(store, token=Token(token))
 
 
 def test_a_dashboard_that_others_reach_needs_a_token(store: StudyStore) -> None:
@@ -313,7 +316,7 @@ def test_a_dashboard_that_others_reach_needs_a_token(store: StudyStore) -> None:
 def test_what_changes_something_needs_the_pages_own_header(
     store: StudyStore, token: str | None
 ) -> None:
-    app = create_app(store, token=token)
+    app = create_app(store, token=Token(token) if token else None)
     client = app.server.test_client()
     if token:
         log_in(client)
@@ -466,7 +469,7 @@ def test_attempts_at_once_are_all_counted() -> None:
 
 def test_a_login_that_must_wait_says_so_even_with_the_right_token() -> None:
     clock, server = Clock(), Flask("bare")
-    Guard(TOKEN, None, Attempts(clock)).protect(server)
+    Guard(Token(TOKEN), None, Attempts(clock)).protect(server)
     client = server.test_client()
     for _ in range(FREE_ATTEMPTS):
         client.head("/login")

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from dash import Dash, Input, Output, State, dcc, html, no_update, set_props
 from dash.exceptions import PreventUpdate
 
-from dashboards.address import query_fields
+from dashboards.address import inner, query_fields
 from dashboards.pages import parts
 from dashboards.pages.compare.comparison import Comparison, summary_text
 from dashboards.pages.compare.figures import MAX_STUDIES, as_patch, compare_figure, compare_traces
@@ -154,7 +154,7 @@ def register(app: Dash, snapshots: Snapshots) -> None:
         path: str,
         options: list[dict[str, str]],
     ) -> tuple[Any, ...]:
-        if path != PATH:
+        if inner(path) != PATH:
             raise PreventUpdate  # on the way to another page
         query = query or ""
         # Whatever triggered this: the call that the address caused may have been overtaken.
