@@ -18,9 +18,9 @@ def serving(folder: Path) -> Iterator[Serve]:
     """Start ``exitbits serve`` on stores; every dashboard ends well in the end."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(store: str, **environment: str) -> str:
+    def start(store: str, *more: str, **environment: str) -> str:
         process = subprocess.Popen(
-            command_line(["serve", "--store", store, "--port", "0"]), cwd=folder, text=True,
+            command_line(["serve", "--store", store, "--port", "0", *more]), cwd=folder, text=True,
             env={**command_env(), **environment}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         started.append(process)

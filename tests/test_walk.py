@@ -10,15 +10,19 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from PIL import Image
+from reverse_proxy import TOKEN, Client, SmallProxy
 from running import ROOT, run_here
 from safetensors.torch import save_file
+from serving import serving
 
 from search.data.fashion import FashionDataset
 from studies.cli import COMMANDS, added_commands
@@ -156,6 +160,20 @@ def test_from_photos_to_a_policy_and_on_to_another_machine(
     typed("evaluate", "policy.jsno", code=2)
     assert "reproduces the recorded figures exactly" in typed("evaluate", "policy.json").stdout
     typed("report", "mine", "-o", "front.html")
+
+    # Others look at it through a proxy.
+    with serving(home) as serve:
+        public = ["--public-url", "https://lab.example.org/exitbits"]
+        address = serve("sqlite:///exitbits.db", *public, EXITBITS_TOKEN=TOKEN)
+        target = {"target": int(address.rpartition(":")[2].rstrip("/"))}
+        proxy = ThreadingHTTPServer(("127.0.0.1", 0), type("Proxy", (SmallProxy,), target))
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        person = Client(proxy.server_port)
+        assert person.ask("GET", "/exitbits/study/mine")[0] == 302  # to the login
+        assert person.log_in()[0] == 303
+        assert person.ask("GET", "/exitbits/study/mine")[0] == 200
+        proxy.shutdown()
+        proxy.server_close()
 
     # The folder is moved, and everything in it goes on.
     moved = tmp_path / "elsewhere" / "renamed"
