@@ -60,10 +60,17 @@ class Postgres:
             "initdb", "-D", self.data, "-U", "exitbits", "-A", "trust", "-E", "UTF8", "--no-sync"
         )
 
-    def _run(self, program: str, *arguments: str | Path) -> None:
+    def run_psql(self, database: str, script: str, user: str = "exitbits") -> None:
+        """Run SQL and psql's own commands."""
+        self._run(
+            "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", str(self.port),
+            "-U", user, "-d", database, given=script,
+        )  # fmt: skip
+
+    def _run(self, program: str, *arguments: str | Path, given: str = "") -> None:
         done = subprocess.run(
             [self.bin / program, *arguments], user=self.user, cwd="/", check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            input=given, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import yaml
-from running import ROOT
+from fleet import Fleet
+from postgres import Postgres
+from running import ROOT, command_line
 
 from dashboards.commands import serve
 from studies.cli import COMMANDS, added_commands, build_parser
@@ -17,6 +21,7 @@ from studies.store.address import PASSWORD_FILE, STORE, parse_url
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+ROLES = (ROOT / "docker" / "roles.sql").read_text()
 OURS = [name for name, service in SERVICES.items() if service["image"].startswith("exitbits")]
 
 
@@ -53,7 +58,9 @@ def test_variables_are_read_by_the_code(name: str, monkeypatch: pytest.MonkeyPat
     url = parse_url(environment[STORE])
     database = SERVICES["database"]["environment"]
     assert url.host == "database"
-    assert (url.username, url.database) == (database["POSTGRES_USER"], database["POSTGRES_DB"])
+    assert url.database == database["POSTGRES_DB"]
+    assert url.username == ("exitbits_owner" if name == "migrate" else "exitbits")
+    assert f"create role {url.username} login" in ROLES
 
 
 def test_secrets_come_from_files_and_no_password_is_written_down() -> None:
@@ -70,8 +77,9 @@ def test_the_database_is_not_published_and_keeps_its_data() -> None:
     assert [name for name, service in SERVICES.items() if "ports" in service] == ["dashboard"]
     for service in SERVICES.values():
         for volume in service.get("volumes", []):
-            assert volume.split(":")[0] in COMPOSE["volumes"]
-    assert SERVICES["database"]["volumes"] == ["database:/var/lib/postgresql"]
+            source = volume.split(":")[0]
+            assert source in COMPOSE["volumes"] or (ROOT / source).is_file()
+    assert "database:/var/lib/postgresql" in SERVICES["database"]["volumes"]
 
 
 def test_health_is_asked_over_tcp_which_answers_only_after_initialization() -> None:
@@ -118,7 +126,85 @@ def test_workers_are_unprivileged_and_drain_before_they_are_killed() -> None:
     minutes = int(worker["stop_grace_period"].removesuffix("m"))
     assert minutes * 60 > LEASE_S
     cache = worker["environment"]["EXITBITS_CACHE"]
-    assert f"cache:{cache}" in worker["volumes"]
+    assert f"worker_cache:{cache}" in worker["volumes"]
+
+
+def test_nobody_but_the_migration_may_change_tables() -> None:
+    for name in OURS:
+        owns = "db_owner_password" in SERVICES[name]["secrets"]
+        assert owns == (name == "migrate")
+        assert ("db_password" in SERVICES[name]["secrets"]) == (not owns)
+    assert "superuser" not in ROLES.replace("The superuser", "").replace("as the superuser", "")
+    assert SERVICES["database"]["environment"]["POSTGRES_USER"] == "postgres"
+
+
+def test_no_two_services_share_what_they_run() -> None:
+    named = [
+        volume.split(":")[0]
+        for service in SERVICES.values()
+        for volume in service.get("volumes", [])
+    ]
+    assert len(named) == len(set(named))
+
+
+def test_the_database_reaches_nothing_and_everything_has_limits() -> None:
+    assert COMPOSE["networks"]["store"]["internal"] is True
+    for name, service in SERVICES.items():
+        assert set(service["networks"]) == {"store", *(["pages"] if name == "dashboard" else [])}
+        assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}
+        assert "no-new-privileges:true" in service["security_opt"]
+
+
+@pytest.fixture
+def roles(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Addresses of a real database in which the roles' file has run: the owner's, and the rest's.
+
+    On a server of its own, since roles belong to a server.
+    """
+    server = Postgres()
+    try:
+        server.start()
+        server.run_psql("postgres", "create database studies")
+        server.run_psql("postgres", "create role postgres superuser login")
+        script = ROLES.replace("create role exitbits ", "create role exitbits_app ")
+        script = script.replace("to exitbits;", "to exitbits_app;")
+        for secret in ("db_owner_password", "db_password"):
+            (tmp_path / secret).write_text(f"{secret}'s \\ own\n")
+            (tmp_path / secret).chmod(0o644)
+        server.run_psql("studies", script.replace("/run/secrets", str(tmp_path)), "postgres")
+        here = f"@127.0.0.1:{server.port}/studies"
+        yield f"postgresql://exitbits_owner{here}", f"postgresql://exitbits_app{here}"
+    finally:
+        server.close()
+
+
+def test_a_role_that_cannot_change_tables_suffices(roles: tuple[str, str], tmp_path: Path) -> None:
+    owner, app = roles
+    fleet = Fleet(tmp_path, app, tmp_path / "cache")
+    early = subprocess.run(
+        command_line(["store", "upgrade"]), env=fleet.environment(), cwd=tmp_path, text=True,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert early.returncode != 0  # it may make no table
+    assert "Traceback" not in early.stderr
+    Fleet(tmp_path, owner, tmp_path / "cache").run("store", "upgrade")
+    fleet.submit("small", 6)
+    try:
+        fleet.worker("w", "--until-done", "--study", "small").wait(timeout=120)
+    finally:
+        fleet.close()
+    assert "6/6 done" in fleet.run("status")
+    assert "Pareto front of small" in fleet.run("front", "small")
+    fleet.run("study", "archive", "small")
+    fleet.run("study", "delete", "--yes", "small")
+    url = parse_url(app).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in (
+            "create table mine (x int)", "drop table studies", "alter table studies add x int",
+            "create temporary table mine (x int)", "create role mine", "create schema mine",
+        ):  # fmt: skip
+            with pytest.raises((psycopg.errors.InsufficientPrivilege,)):
+                connection.execute(statement)  # type: ignore[arg-type]
 
 
 def test_the_image_holds_what_it_installs() -> None:
