@@ -243,7 +243,7 @@ def check_script(words: list[str]) -> None:
         assert (ROOT.joinpath(*module).with_suffix(".py")).is_file(), words
         return
     script = ROOT / words[0]
-    source = script.read_text() + (script.parent / "common.py").read_text()
+    source = script.read_text() + (ROOT / "tests" / "benchmarks" / "common.py").read_text()
     for word in words[1:]:
         assert not word.startswith("-") or f'"{word}"' in source, words
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 SESSIONS = 3
 _SSL, _GSS = 80877103, 80877104
+_SYNC = b"S\0\0\0\4"
 
 
 @dataclass
@@ -24,19 +25,21 @@ class _Session:
 
 @dataclass
 class _Pool:
-    free: asyncio.Queue[_Session] = field(default_factory=asyncio.Queue)
-    all: list[_Session] = field(default_factory=list)
+    startup: bytes
+    free: asyncio.Queue[_Session | None] = field(default_factory=asyncio.Queue)  # None: to be made
+    open: list[_Session] = field(default_factory=list)
+    greeting: bytes = b""
 
 
 class TransactionProxy:
-    """Forwards to ``port``.
+    """Forwards to ``port`` of ``host``, whose server asks for no password.
 
     Attributes:
         transactions: how many were handed out.
     """
 
-    def __init__(self, port: int) -> None:
-        self.target, self.port, self.transactions = port, 0, 0
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self.target, self.port, self.transactions = (host, port), 0, 0
         self._pools: dict[bytes, _Pool] = {}
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -55,9 +58,9 @@ class TransactionProxy:
 
         def drop() -> None:
             for pool in self._pools.values():
-                for session in pool.all:
+                for session in pool.open:
                     session.writer.close()
-            self._pools.clear()
+                pool.open.clear()
             done.set()
 
         self._loop.call_soon_threadsafe(drop)
@@ -75,7 +78,7 @@ class TransactionProxy:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         for pool in self._pools.values():
-            for session in pool.all:
+            for session in pool.open:
                 session.writer.close()
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
@@ -83,7 +86,7 @@ class TransactionProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._answer(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, OSError):
             pass
         finally:
             writer.close()
@@ -95,12 +98,12 @@ class TransactionProxy:
             startup = await _plain(reader)
         pool = self._pools.get(startup)
         if pool is None:
-            pool = self._pools[startup] = _Pool()
+            pool = self._pools[startup] = _Pool(startup)
             for _ in range(SESSIONS):
-                session = await self._open(startup)
-                pool.all.append(session)
-                pool.free.put_nowait(session)
-        writer.write((await self._whole_pool(pool)).greeting)
+                pool.free.put_nowait(None)
+        if not pool.greeting:
+            pool.free.put_nowait(await self._take(pool))
+        writer.write(pool.greeting)
         session = None
         try:
             while True:
@@ -108,7 +111,7 @@ class TransactionProxy:
                 if kind == b"X":
                     return
                 if session is None:
-                    session = await pool.free.get()
+                    session = await self._take(pool)
                     self.transactions += 1
                 session.writer.write(message)
                 if kind not in (b"Q", b"S"):
@@ -116,7 +119,8 @@ class TransactionProxy:
                 status = b""
                 while status == b"":
                     answer, part = await _typed(session.reader)
-                    writer.write(part)
+                    if not writer.is_closing():
+                        writer.write(part)
                     if answer == b"Z":
                         status = part[5:6]
                 await writer.drain()
@@ -125,25 +129,39 @@ class TransactionProxy:
                     session = None
         finally:
             if session is not None:
-                session.writer.write(_query("rollback"))
+                await self._roll_back(pool, session)
+
+    async def _take(self, pool: _Pool) -> _Session:
+        """The next session of a pool, made anew where it was lost."""
+        session = await pool.free.get()
+        if session is not None and session in pool.open:
+            return session
+        try:
+            session = _Session(*await asyncio.open_connection(*self.target))
+            session.writer.write(pool.startup)
+            kind = b""
+            while kind != b"Z":
+                kind, message = await _typed(session.reader)
+                session.greeting += message
+        except (OSError, asyncio.IncompleteReadError):
+            pool.free.put_nowait(None)
+            raise
+        pool.open.append(session)
+        pool.greeting = session.greeting
+        return session
+
+    async def _roll_back(self, pool: _Pool, session: _Session) -> None:
+        """Take a session from a client that is gone; one that is lost leaves its place empty."""
+        try:
+            session.writer.write(_SYNC + _query("rollback"))
+            for _ in range(2):
                 while (await _typed(session.reader))[0] != b"Z":
                     pass
-                pool.free.put_nowait(session)
-
-    @staticmethod
-    async def _whole_pool(pool: _Pool) -> _Session:
-        while not pool.all:
-            await asyncio.sleep(0.01)
-        return pool.all[0]
-
-    async def _open(self, startup: bytes) -> _Session:
-        session = _Session(*await asyncio.open_connection("127.0.0.1", self.target))
-        session.writer.write(startup)
-        while True:
-            kind, message = await _typed(session.reader)
-            session.greeting += message
-            if kind == b"Z":
-                return session
+        except (OSError, asyncio.IncompleteReadError):
+            session.writer.close()
+            if session in pool.open:
+                pool.open.remove(session)
+        pool.free.put_nowait(session)
 
 
 def _query(text: str) -> bytes:

@@ -1,0 +1,76 @@
+"""The soak itself: that it works on either database, and that it sees what is broken."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from running import ROOT, command_env
+from small_study import grow
+from soaking.checks import Found, check_records
+
+from studies.records import StudyRecord
+from studies.store.writer import StudyStore
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_quick_soak_finds_nothing_broken(database: str) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "soak.py", "--quick", "--json", "--database", database],
+        env=command_env(), text=True, capture_output=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["broken"] == []
+    assert result["studies"] >= 3
+    assert sum(result["faults"].values()) >= 5
+    assert result["reproduced"] == result["evaluations"] > result["passes"] > result["studies"]
+
+
+def broken_after(change: str, address: str, record: StudyRecord, log: Path) -> str:
+    """What the checks say of a small finished study whose rows were changed."""
+    store = StudyStore(address, create=True)
+    store.create(record)
+    grow(store, "small", 12, harvest=True)
+    log.write_text("INFO trial 3 of small recorded\n")
+    found = Found()
+    check_records(store, [log], found)
+    assert found.broken == []
+    assert (found.studies, found.trials) == (1, 12)
+    with store.database.engine.begin() as connection:
+        connection.exec_driver_sql(change)
+    check_records(store, [log], found)
+    store.database.engine.dispose()
+    return "\n".join(found.broken)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("update trials set state = 3 where number = 5", "is not its budget of 12"),
+        ("update studies set claimed = 13", "13 trials were claimed of a budget of 12"),
+        (
+            "delete from evaluations where source <> 'harvest' and trial_id = 4",
+            "trials [3] have not one evaluation of their own",
+        ),
+        (
+            "update evaluations set source = 'random' where source = 'harvest' and trial_id = 4",
+            "trials [3] have not one evaluation of their own",
+        ),
+        ("update evaluations set trial_id = 5 where source = 'harvest' and trial_id = 4",
+         "is not of its trial's bits"),
+        ("update trials set worker = 'another' where number = 3",
+         "trial 3 was recorded by ['tester'], and is of another"),
+        ("delete from studies", "study small: gone, though its trial 3 was recorded"),
+    ],
+)  # fmt: skip
+def test_what_a_soak_would_see(
+    change: str, words: str, tmp_path: Path, make_record: Callable[..., StudyRecord]
+) -> None:
+    address = f"sqlite:///{tmp_path}/store.db"
+    assert words in broken_after(change, address, make_record(), tmp_path / "tester.log")
