@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import ROOT, command_env
+from fleet import recorded_study
+from running import ROOT, command_env, run_here
 from small_study import grow
-from soaking.checks import Found, check_records
+from soaking.checks import Found, check_records, differences, passes_of
 
 from studies.records import StudyRecord
 from studies.store.writer import StudyStore
@@ -74,3 +75,23 @@ def test_what_a_soak_would_see(
 ) -> None:
     address = f"sqlite:///{tmp_path}/store.db"
     assert words in broken_after(change, address, make_record(), tmp_path / "tester.log")
+
+
+def test_a_figure_that_is_not_reproduced_is_seen(tmp_path: Path) -> None:
+    text = recorded_study("small", 16, 0.0).replace("harvest = 0", "harvest = 64")
+    (tmp_path / "small.toml").write_text(text.replace("racing = 0", "racing = 0.5"))
+    address = f"sqlite:///{tmp_path}/store.db"
+    places = ["--store", address, "--cache", tmp_path / "cache"]
+    assert run_here(["submit", "small.toml", *places], tmp_path).returncode == 0
+    assert run_here(["worker", "--until-done", *places], tmp_path).returncode == 0
+    store = StudyStore(address)
+    passes = passes_of(store, store.get("small"))
+    assert {one.samples for one in passes} > {600}  # whole ones, and some that were given up
+    assert sum(len(one.files) for one in passes) > len(passes)
+    assert [words for one in passes for words in differences(one)] == []
+
+    number, file = next(iter(passes[-1].files.items()))
+    first, *others = file.evaluation["exit_rates"]
+    file.evaluation["exit_rates"] = (first + 2**-52, *others)
+    (words,) = differences(passes[-1])
+    assert words.startswith(f"evaluation {number} (trial {file.trial}, ")

@@ -94,9 +94,8 @@ def _wrong_with(
 
 @dataclass(frozen=True)
 class Pass:
-    """Evaluations that one pass of a model gives, with the database's number of each."""
+    """Evaluations that one pass gives, over so many images, by the database's number of each."""
 
-    bits: str
     samples: int
     files: Mapping[int, PolicyFile]
 
@@ -108,8 +107,8 @@ def check_figures(reader: StudyReader, processes: int, found: Found) -> None:
     """
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         for name in reader.names():
-            passes = list(_passes(reader, reader.get(name)))
-            for different in pool.map(_differences, passes):
+            passes = passes_of(reader, reader.get(name))
+            for different in pool.map(differences, passes):
                 found.broken += [f"study {name}: {words}" for words in different]
                 found.reproduced -= len(different)
             found.passes += len(passes)
@@ -118,17 +117,17 @@ def check_figures(reader: StudyReader, processes: int, found: Found) -> None:
             found.reproduced += count
 
 
-def _passes(reader: StudyReader, study: Study) -> Iterator[Pass]:
+def passes_of(reader: StudyReader, study: Study) -> list[Pass]:
+    """Everything that was recorded of a study."""
     groups: dict[tuple[str, int, str], dict[int, PolicyFile]] = defaultdict(dict)
     rows: list[EvaluationRow] = reader.evaluations(study.id)
     for row, evaluation in zip(rows, reader.details(rows), strict=True):
         file = PolicyFile.of(study.record, row, evaluation)
         groups[row.policy.bits.digest, evaluation.samples, evaluation.engine][row.id] = file
-    for (bits, samples, _), files in groups.items():
-        yield Pass(bits, samples, files)
+    return [Pass(samples, files) for (_, samples, _), files in groups.items()]
 
 
-def _differences(given: Pass) -> list[str]:
+def differences(given: Pass) -> list[str]:
     """What of a pass is not reproduced, in words."""
     first = next(iter(given.files.values()))
     evaluator = _evaluator(_model_of(first))

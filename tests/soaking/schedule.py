@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from soaking.databases import Away
 from soaking.faults import FAULTS, NotNow, Scene
@@ -51,14 +52,15 @@ class Schedule:
             self._step(fault)
 
     def _begin(self) -> None:
-        if not self._bag:
-            self._bag = self._rng.sample(self._kinds, len(self._kinds))
-        kind = self._bag.pop()
-        try:
-            self._step(FAULTS[kind](self._scene))
-        except (NotNow, Away):
-            return  # its turn comes again with all the others
-        self.done[kind] += 1
+        """The next kind for which there is something at hand."""
+        for _ in self._kinds:
+            if not self._bag:
+                self._bag = self._rng.sample(self._kinds, len(self._kinds))
+            kind = self._bag.pop()
+            with suppress(NotNow, Away):
+                self._step(FAULTS[kind](self._scene))
+                self.done[kind] += 1
+                return
 
     def _step(self, fault: Iterator[float]) -> None:
         lasts_s = next(fault, None)
