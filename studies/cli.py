@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import shtab
 
+from search.cores import asked_threads, compute_with, usable_cores
 from search.display import visible
 from search.errors import ExitbitsError
 
@@ -99,6 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         whole = bool(arguments) and arguments[0].partition("=")[0] == COMPLETION
         parsed = build_parser(command, whole=whole).parse_args(arguments)
+        # Before anything loads torch, which reads the environment once.
+        parsed.threads = getattr(parsed, "threads", None) or asked_threads()
+        compute_with(parsed.threads or usable_cores())
+        # What libraries start finds no modules in the working folder either.
+        os.environ["PYTHONSAFEPATH"] = "1"
         module = {**added_commands(), **{name: one[0] for name, one in COMMANDS.items()}}
         code: int = importlib.import_module(module[parsed.command]).run(parsed)
         sys.stdout.flush()  # here, where a full disk or a reader that left can still be handled

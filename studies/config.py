@@ -32,7 +32,7 @@ from studies.samplers import SAMPLERS
 
 MAX_NAME = 100
 MAX_TRIALS = 10_000_000
-MAX_THRESHOLDS = 100  # of the anchors, each with all of their bits
+MAX_THRESHOLDS = 1_000  # of the anchors, each with all of their bits
 MAX_SHOWN = 200  # characters of a value in an error
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.caching import default_cache_folder
+from search.cores import asked_threads
 from search.disk_cache import DiskTraceCache
 from search.display import html_table, to_pandas
 from search.errors import ExitbitsError
@@ -19,7 +20,7 @@ from search.policy import Policy
 from studies.config import load_config
 from studies.creating import open_study
 from studies.fronts import FrontSummary, widths_as_text
-from studies.launchers import WorkerOrder, open_launcher
+from studies.launchers import WorkerOrder, open_launcher, shared_folder
 from studies.picking import Pick, PickRequest, pick
 from studies.policy_file import PolicyFile, write_policy_file
 from studies.records import Progress, Study
@@ -124,8 +125,9 @@ class StudyHandle:
             ExitbitsError: when the workers ended before the budget was spent.
         """
         log = self.cache / "worker.log"
-        folder = None if self.cache == default_cache_folder() else self.cache.absolute()
-        order = WorkerOrder(self.store.address, self.name, folder, log, workers)
+        order = WorkerOrder(
+            self.store.address, self.name, shared_folder(self.cache), log, workers, asked_threads()
+        )
         launcher = open_launcher(on, order)
         interrupted = run_workers(self.store, self.study, launcher, on_progress)
         progress = self.progress

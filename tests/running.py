@@ -22,8 +22,8 @@ HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, Resource
 
 
 def command_line(arguments: Sequence[str | Path]) -> list[str]:
-    """The command as a list for subprocess."""
-    return [sys.executable, "-m", "studies.cli", *map(str, arguments)]
+    """The command as a list for subprocess; as installed, it imports nothing from where it runs."""
+    return [sys.executable, "-P", "-m", "studies.cli", *map(str, arguments)]
 
 
 def command_env() -> dict[str, str]:

@@ -20,7 +20,7 @@ PACKAGES = ("search", "studies", "dashboards")
 # From the bottom up: a module imports from its own room and from rooms above it in this list.
 ROOMS = {
     "search": (
-        ("errors", "digest", "archive", "caching", "files"),
+        ("errors", "digest", "archive", "caching", "cores", "files"),
         ("display",),
         ("registry",),
         ("policy",),

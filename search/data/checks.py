@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -18,6 +17,7 @@ from pathlib import Path
 import PIL
 
 from search.caching import default_cache_folder
+from search.cores import computing_threads
 from search.data.images import READING, UnreadableImage, decode, read_bytes
 from search.data.listing import Fault, ImageFile
 from search.digest import digest_of, digest_of_bytes
@@ -49,15 +49,9 @@ class Seen:
                 self.contents[name], self.pixels[name] = found
 
 
-def reading_threads() -> int:
-    """Threads that read images at a time: Pillow's decoders let each other run."""
-    usable = getattr(os, "sched_getaffinity", None)
-    return len(usable(0)) if usable else os.cpu_count() or 1
-
-
 def check_images(files: Sequence[ImageFile], seen: Seen) -> None:
     """Decode every file that is not known yet, and add to what was seen."""
-    with ThreadPoolExecutor(reading_threads()) as pool:
+    with ThreadPoolExecutor(computing_threads()) as pool:
         for _, group in groupby(files, key=lambda file: (file.name.split("/")[0], file.target)):
             members = list(group)
             if all(file.name in seen.contents for file in members):

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from search.cores import computing_threads
 from search.data import TRAINING_DATA
 from search.data.augment import Augmentation, augment, resolve_augmentation
-from search.data.checks import reading_threads
 from search.data.idx import read_idx_pair
 from search.data.imagefolder import ImageFolderDataset
 from search.data.images import open_image
@@ -93,7 +93,7 @@ class FolderData:
         order = torch.randperm(len(self), generator=generator).tolist()
         seed = int(torch.randint(2**62, (1,), generator=generator))
         starts = range(0, len(self) - batch_size + 1, batch_size)
-        pool = ThreadPoolExecutor(reading_threads())
+        pool = ThreadPoolExecutor(computing_threads())
         pending: deque[tuple[list[int], list[Future[np.ndarray]]]] = deque()
         try:
             for start in starts:

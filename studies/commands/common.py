@@ -63,6 +63,15 @@ def at_places(config: StudyConfig, args: argparse.Namespace) -> StudyConfig:
     return moved(config, args.model, data)
 
 
+def add_threads(parser: argparse.ArgumentParser, *, default: str = "") -> None:
+    """Declare ``--threads``; commands find in it also what ``OMP_NUM_THREADS`` asks for."""
+    parser.add_argument(
+        "--threads", type=positive, metavar="N",
+        help="cores to compute with (default: $OMP_NUM_THREADS, else "
+        f"{default or 'all that the process may use'})",
+    )  # fmt: skip
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Declare ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")

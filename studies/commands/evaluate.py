@@ -9,7 +9,7 @@ from pathlib import Path
 
 from search.data.splits import HELD_OUT_SPLITS
 from search.results import GIGA, Evaluation
-from studies.commands.common import add_json, add_places, at_places
+from studies.commands.common import add_json, add_places, add_threads, at_places
 from studies.evaluating import evaluate_policy_file
 from studies.policy_file import read_policy_file
 
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to measure on (default %(default)s)",
     )
     add_places(parser)
+    add_threads(parser)
     add_json(parser)
 
 

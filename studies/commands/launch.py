@@ -10,18 +10,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from search.caching import default_cache_folder
 from search.disk_cache import DiskCaches, DiskTraceCache
 from search.display import visible
 from search.errors import ExitbitsError
 from studies import interrupts
 from studies.commands.bars import bars, stages
-from studies.commands.common import check_report, positive, print_front, read_store
+from studies.commands.common import add_threads, check_report, positive, print_front, read_store
 from studies.commands.progress import ProgressDisplay
 from studies.commands.submit import add_study_source
 from studies.creating import budget_words, open_study, read_config
 from studies.fronts import FrontSummary
-from studies.launchers import Launcher, WorkerOrder, open_launcher
+from studies.launchers import Launcher, WorkerOrder, open_launcher, shared_folder
 from studies.records import Progress, Study
 from studies.running import run_workers
 from studies.store.outage import Outage
@@ -38,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=positive, metavar="N", help="worker processes (default: one per core)"
     )
+    add_threads(parser, default="the worker's share of those that the command may use")
     parser.add_argument(
         "--on", default="local", metavar="LAUNCHER",
         help="where workers run: local, this machine; ray, the Ray cluster of this machine or of "
@@ -69,9 +69,8 @@ def run(args: argparse.Namespace) -> int:
     check_report(report, config.name, "--report")
     console = Console(stderr=True)
     name, log = config.name, args.cache / "worker.log"
-    # The default may be another where a worker runs.
-    folder = None if args.cache == default_cache_folder() else args.cache.absolute()
-    order = WorkerOrder(address, name, folder, log, args.workers)
+    folder = shared_folder(args.cache)
+    order = WorkerOrder(address, name, folder, log, args.workers, args.threads)
     launcher = open_launcher(args.on, order)
     with stages(console) as on_stage:
         store, study = open_study(address, config, cache, on_stage)

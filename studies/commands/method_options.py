@@ -17,7 +17,7 @@ from search.errors import BadInput
 from search.methods.settings import MaqeeSettings
 from search.policy import Bits
 from search.results import GIGA
-from studies.commands.common import add_json, add_store, at_places, stdout_console
+from studies.commands.common import add_json, add_store, add_threads, at_places, stdout_console
 from studies.fronts import FrontSummary
 from studies.records import Study
 from studies.store.reader import StudyReader
@@ -33,6 +33,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", help="name of the study")
     add_store(parser)
     add_json(parser)
+    add_threads(parser)
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", default=default_cache_folder(),
         help="folder of shared traces, calibrations and tables (default %(default)s)",

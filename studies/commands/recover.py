@@ -9,7 +9,7 @@ from rich.console import Console
 
 from search.errors import BadInput
 from studies.commands.bars import bars
-from studies.commands.common import add_places, at_places, check_writable
+from studies.commands.common import add_places, add_threads, at_places, check_writable
 from studies.commands.method_options import add_recovery, check_data, read_recipe
 from studies.policy_file import read_policy_file, write_policy_file
 
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("policy", type=Path, help="a bundle written by 'exitbits pick'")
     add_recovery(parser, required=True)
     add_places(parser, data=False)
+    add_threads(parser)
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE.safetensors",
         help="checkpoint to write; its card is the same name ending in .json, the policy's new "

@@ -10,7 +10,7 @@ from rich.console import Console
 from search.caching import default_cache_folder
 from search.disk_cache import DiskTraceCache
 from studies.commands.bars import stages
-from studies.commands.common import add_places, add_store, positive, read_store
+from studies.commands.common import add_places, add_store, add_threads, positive, read_store
 from studies.creating import budget_words, open_study, read_config
 
 
@@ -36,6 +36,7 @@ def add_study_source(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``exitbits submit``."""
     add_study_source(parser)
+    add_threads(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from search.errors import BadInput
-from studies.commands.common import check_writable, positive
+from studies.commands.common import add_threads, check_writable, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", help="where to train (default a GPU where there is one, else cpu)"
     )
+    add_threads(parser)
     parser.add_argument("--force", action="store_true", help="replace an existing checkpoint")
 
 

@@ -10,18 +10,18 @@ import sys
 from pathlib import Path
 
 from search.caching import default_cache_folder
+from search.cores import computing_threads
 from search.disk_cache import DiskCaches
 from search.display import visible
 from search.errors import BadInput
 from studies.commands.common import (
     add_places,
     add_store,
+    add_threads,
     at_places,
-    positive,
     printable_name,
     read_store,
 )
-from studies.launchers.local import usable_cores
 
 INTERRUPTED = 130
 
@@ -36,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=printable_name,
         help="name of this worker, unique (default: host and process)",
     )
-    parser.add_argument(
-        "--threads", type=positive, metavar="N", help="cores to compute with (default: all)"
-    )
+    add_threads(parser)
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", default=default_cache_folder(),
         help="folder of shared traces and calibrations (default %(default)s)",
@@ -83,8 +81,6 @@ def run(args: argparse.Namespace) -> int:
     store = outage.wait_out(lambda: StudyStore(address))
     if args.study:
         outage.wait_out(lambda: store.get(args.study))
-    threads = args.threads or usable_cores()
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by torch when a model loads it
     refuse_unknown_device(args.device)
     registration = Registration(store.claims, args.name or default_worker_name(), args.study)
     worker = Worker(
@@ -101,7 +97,10 @@ def run(args: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    logging.info("worker %s serves %s", registration.name, args.study or "all studies")
+    logging.info(
+        "worker %s serves %s with %d threads",
+        registration.name, args.study or "all studies", computing_threads(),
+    )  # fmt: skip
     try:
         worker.run()
     finally:

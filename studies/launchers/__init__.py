@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from search.errors import BadInput
 from search.registry import Registry
-from studies.launchers.base import Launcher, WorkerOrder
+from studies.launchers.base import Launcher, WorkerOrder, shared_folder
 
 LAUNCHERS = Registry(
     "launcher",
@@ -34,4 +34,4 @@ def open_launcher(on: str, order: WorkerOrder) -> Launcher:
     return launcher
 
 
-__all__ = ["LAUNCHERS", "Launcher", "WorkerOrder", "open_launcher"]
+__all__ = ["LAUNCHERS", "Launcher", "WorkerOrder", "open_launcher", "shared_folder"]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from search import cores
+from search.caching import default_cache_folder
 from studies.store.address import STORE
 
 MAX_RESTARTS = 5
@@ -25,7 +27,8 @@ class WorkerOrder:
         study: name of the study that they serve until its budget is spent.
         cache: folder of traces and calibrations, None for the default where the worker runs.
         log: file on this machine that collects what workers print.
-        count: how many, None for one a core.
+        count: how many, None for as many as there are cores for.
+        threads: cores that each computes with, None for its share of them.
     """
 
     store: str
@@ -33,6 +36,7 @@ class WorkerOrder:
     cache: Path | None
     log: Path
     count: int | None = None
+    threads: int | None = None
 
     def arguments(self, name: str, index: int, threads: int) -> list[str]:
         """The command line of one worker, after the interpreter.
@@ -44,19 +48,16 @@ class WorkerOrder:
             threads: cores to compute with.
         """
         return [
-            # In one word with its option: a name may begin with a dash.
-            "-m", "studies.cli", "worker", f"--study={self.study}", f"--name={name}",
+            # -P: modules that lie in the working folder are not ours. A name may begin with a dash,
+            # so it is one word with its option.
+            "-P", "-m", "studies.cli", "worker", f"--study={self.study}", f"--name={name}",
             "--until-done", "--stream", str(index), "--threads", str(threads),
             *(() if self.cache is None else ("--cache", str(self.cache))),
         ]  # fmt: skip
 
     def environment(self, threads: int) -> dict[str, str]:
         """What a worker's environment holds beside what it inherits."""
-        return {
-            STORE: self.store,
-            "OMP_NUM_THREADS": str(threads),
-            "MKL_NUM_THREADS": str(threads),
-        }
+        return {STORE: self.store, **cores.environment(threads)}
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,12 @@ class Launcher(Protocol):
     def last_words(self) -> str:
         """Why the workers ended, in one line."""
         ...
+
+
+def shared_folder(cache: Path) -> Path | None:
+    """A cache folder as workers are told it: None for the default, another where they may run."""
+    is_default = cache == default_cache_folder() and cache.is_absolute()
+    return None if is_default else cache.absolute()
 
 
 def new_worker_name(index: int) -> str:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
+from search.cores import usable_cores
 from studies.launchers.base import (
     MAX_RESTARTS,
     Watched,
@@ -16,11 +17,6 @@ from studies.launchers.base import (
     WorkerOrder,
     new_worker_name,
 )
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,9 @@ class LocalLauncher:
 
     def __init__(self, order: WorkerOrder, address: str | None = None) -> None:
         self._order = order
-        self._count = order.count or usable_cores()
+        cores = usable_cores()
+        self._count = order.count or max(1, cores // (order.threads or 1))
+        self._threads = order.threads or max(1, cores // self._count)
         self._log = WorkerLog(order.log)
         self._placed: dict[int, _Placed] = {}
         self._restarts = 0
@@ -58,9 +56,8 @@ class LocalLauncher:
             self._spawn(index)
 
     def _spawn(self, index: int) -> None:
-        threads = max(1, usable_cores() // self._count)
         name = new_worker_name(index)
-        command = [sys.executable, *self._order.arguments(name, index, threads)]
+        command = [sys.executable, *self._order.arguments(name, index, self._threads)]
         with self._log.path.open("ab") as log:
             # In a process group of its own: Ctrl-C reaches the launcher only, which decides what
             # it means for the workers.
@@ -69,7 +66,7 @@ class LocalLauncher:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self._order.environment(threads)},
+                env={**os.environ, **self._order.environment(self._threads)},
                 process_group=0,
             )
         self._placed[index] = _Placed(name, process)

@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import chdir, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -119,8 +119,7 @@ class RayLauncher:
             nodes = [node for node in ray.nodes() if node["Alive"]]
             self._order = replace(order, store=_shared_address(order.store, nodes))
             cores = [int(node["Resources"].get("CPU", 0)) for node in nodes]
-            self._count = order.count or sum(cores)
-            self._threads = cores_each(cores, self._count)
+            self._count, self._threads = placing(cores, order.count, order.threads)
         except BaseException:
             self._disconnect()
             raise
@@ -229,6 +228,29 @@ class RayLauncher:
         return self._log.last_line()
 
 
+def placing(nodes: Sequence[int], workers: int | None, threads: int | None) -> tuple[int, int]:
+    """How many workers there are, and the cores that each has.
+
+    Args:
+        nodes: each node's cores.
+        workers: how many are wanted, None for as many as there is room for.
+        threads: cores that each is to have, None for as many as they can.
+
+    Raises:
+        BadInput: when so many do not fit.
+    """
+    if threads is None:
+        count = workers or sum(nodes)
+        return count, cores_each(nodes, count)
+    room = sum(node // threads for node in nodes)
+    if room < max(1, workers or 0):
+        raise BadInput(
+            f"{workers or 1} workers with {threads} cores each do not fit on a cluster whose nodes "
+            f"have {', '.join(map(str, nodes))}: give fewer --workers or --threads"
+        )
+    return workers or room, threads
+
+
 def cores_each(nodes: Sequence[int], workers: int) -> int:
     """The most cores that every one of ``workers`` can have.
 
@@ -262,7 +284,10 @@ def _connect(ray: Any, address: str | None) -> bool:
         quiet = {"log_to_driver": False, "configure_logging": False}
         if address is None:
             quiet["include_dashboard"] = False  # of a cluster that is started here
-        ray.init(address, **quiet)
+        # Ray has its workers import from the folder in which it is started. Whatever modules lie
+        # in a person's, they are not ours.
+        with chdir(os.sep):
+            ray.init(address, **quiet)
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         shown = address or os.environ.get("RAY_ADDRESS") or "of this machine"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

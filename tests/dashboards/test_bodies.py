@@ -205,6 +205,6 @@ def test_anchors_have_a_limit_and_errors_a_length(tmp_path: Path) -> None:
         'name = "many"\n[model]\ncheckpoint = "bundled:fashion"\n[data]\ndataset = "fashion"\n'
         f"[anchors]\nthresholds = [{values}]\n"
     )
-    with pytest.raises(BadInput, match="at most 100") as caught:
+    with pytest.raises(BadInput, match=f"at most {MAX_THRESHOLDS}") as caught:
         load_config(str(file))
     assert len(str(caught.value)) < 600

@@ -53,7 +53,7 @@ def test_the_seed_decides_the_pixels_not_the_threads(
     assert images.shape == (8, 3, 12, 16)
     assert images.dtype == torch.float32
     assert set(targets) == {0, 1}
-    monkeypatch.setattr(module, "reading_threads", lambda: 1)
+    monkeypatch.setattr(module, "computing_threads", lambda: 1)
     again, _ = epoch(data)
     assert torch.equal(images, again)
     other, _ = epoch(data, seed=1)

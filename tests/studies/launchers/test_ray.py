@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from fleet import recorded_study
+from own_modules import imported_ones, put_own_modules
 from postgres import free_port, new_database
 from ray.cluster_utils import Cluster
 from running import command_env, command_line
@@ -159,8 +160,9 @@ def test_a_file_is_no_store_for_a_cluster(
 
 
 def test_a_study_ends_at_its_budget_although_a_node_is_lost(
-    nodes: Nodes, address: str, launch: Callable[..., subprocess.Popen[str]]
+    nodes: Nodes, address: str, launch: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
+    put_own_modules(tmp_path)  # where it is launched; none of them is ours
     running = launch(12, "--on", "ray", "--workers", "2")
     workers = wait_for(lambda: len(at_work(address)) == 2 and at_work(address), "both at work")
     lost = {process.pid for process in nodes.processes_of(nodes.second)} & workers.keys()
@@ -194,6 +196,7 @@ def test_a_study_ends_at_its_budget_although_a_node_is_lost(
     written = [path for path in nodes.logs.rglob("*") if path.is_file()]
     assert len(written) > 10
     assert not any(PASSWORD.encode() in path.read_bytes() for path in written)
+    assert imported_ones(tmp_path) == []
 
 
 def test_ctrl_c_through_a_client_finishes_the_trials_in_hand(
