@@ -28,12 +28,13 @@ from soaking.checks import Found, check_figures, check_records
 from soaking.databases import Away, PostgresStore, SqliteStore, open_database
 from soaking.faults import FAULTS, STRESS, Scene
 from soaking.schedule import Schedule
-from soaking.service import UNFINISHED, Service
+from soaking.service import Service
 
 from studies.store.database import Database
 from studies.store.reader import StudyReader
 
-TICK_S = 0.1
+TICK_S = 0.2
+DISK_MB = 384  # of the SQLite store: more than is recorded in an hour
 PATIENCE_S = 300.0  # that nothing is recorded, with all healed, before the studies are given up
 
 
@@ -49,8 +50,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of faults and studies (default 0)")
     parser.add_argument("--workers", type=int, default=2, help="how many (default %(default)s)")
     parser.add_argument(
-        "--every", type=float, metavar="SECONDS", help="mean time between two faults (default: 5)"
-    )
+        "--every", type=float, metavar="SECONDS",
+        help="mean time between two faults (default: 5; 8 with --evaluations, 1 with --quick)",
+    )  # fmt: skip
     parser.add_argument(
         "--evaluations", type=int, metavar="N",
         help="studies of the bundled model alone, under kills and damaged caches, until so many "
@@ -83,7 +85,7 @@ class Soak:
         )  # fmt: skip
         # The recorded model that fails on demand is a distribution of its own.
         sys.path.append(str(folder / "faulty"))
-        every_s = args.every or (1.0 if args.quick else 5.0)
+        every_s = args.every or (1.0 if args.quick else 8.0 if args.evaluations else 5.0)
         wanted = STRESS if args.evaluations else tuple(FAULTS)
         possible = [kind for kind in wanted if kind not in store.left_out]
         self.schedule = Schedule(Scene(self.service, store, fate), possible, every_s, fate)
@@ -100,10 +102,8 @@ class Soak:
         while not is_over():
             self.schedule.round()
             self._round(feeding=True)
-        self.schedule.heal()
-        while self.service.submitting:
-            self._round(feeding=False)
         self._say("healing")
+        self.schedule.heal()
         self.service.heal()
         self._finish()
         watch.send_signal(signal.SIGINT)
@@ -115,10 +115,7 @@ class Soak:
         self.found.broken += self.service.broken
         self._say("checking")
         reader = StudyReader(Database(self.store.direct, create=False))
-        logs = [
-            self.service.folder / f"worker{n + 1}.log" for n in range(self.service.worker_count)
-        ]
-        check_records(reader, logs, self.found)
+        check_records(reader, sorted(self.service.folder.glob("worker*.log")), self.found)
         os.environ["EXITBITS_CACHE"] = str(self.service.folder / "empty")
         os.environ["OMP_NUM_THREADS"] = "1"
         check_figures(reader, self.args.workers, self.found)
@@ -156,27 +153,29 @@ class Soak:
 
     def _finish(self) -> None:
         """Wait for every study's end, as long as anything is recorded."""
-        recorded, since = self._recorded(), time.monotonic()
-        while left := self.store.ask(UNFINISHED):
+        recorded, since, left = -1, time.monotonic(), []
+        while time.monotonic() - since < PATIENCE_S:
+            with contextlib.suppress(Away):
+                left = self.service.unfinished()
+                if not left and not self.service.submitting:
+                    return
             self._round(feeding=False)
             if (now := self._recorded()) != recorded:
                 recorded, since = now, time.monotonic()
-            elif time.monotonic() - since > PATIENCE_S:
-                names = ", ".join(row[0] for row in left)
-                self.found.broken.append(f"nothing is recorded any more: {names} do not end")
-                return
+        self.found.broken.append(f"nothing is recorded any more: {', '.join(left)} do not end")
 
 
 def result_of(soak: Soak, seconds: float) -> dict[str, Any]:
     """Everything that is printed."""
     found = soak.found
     return {
-        "machine": machine(["sqlalchemy", "optuna", "psycopg", "torch", "timm"]),
+        "machine": machine(["exitbits", "sqlalchemy", "optuna", "psycopg", "torch", "timm"]),
         "database": soak.store.kind,
         "seed": soak.args.seed,
         "workers": {"at once": soak.args.workers, "started": soak.service.worker_count},
-        "faults": {kind: soak.schedule.done[kind] for kind in soak.schedule.done},
+        "faults": dict(soak.schedule.done),
         "left out": dict(soak.store.left_out),
+        "transactions through a pooler": soak.store.pooled,
         "studies": found.studies,
         "trials": found.trials,
         "attempts lost": found.lost,
@@ -201,8 +200,10 @@ def tables(result: dict[str, Any]) -> list[Table]:
     counts = Table(title="what came of it")
     counts.add_column("what")
     counts.add_column("how many", justify="right")
-    for what in ("studies", "trials", "attempts lost", "evaluations", "passes", "reproduced",
-                 "seconds"):  # fmt: skip
+    for what in (
+        "transactions through a pooler", "studies", "trials", "attempts lost", "evaluations",
+        "passes", "reproduced", "seconds",
+    ):  # fmt: skip
         counts.add_row(what, str(result[what]))
     counts.add_row("workers started", str(result["workers"]["started"]))
     counts.add_row("broken", str(len(result["broken"])), style="bold")
@@ -216,7 +217,7 @@ def main() -> int:
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="exitbits-soak-"))
     with contextlib.ExitStack() as stack:
-        store = open_database(args.database, folder, 128 + (args.evaluations or 0) // 100)
+        store = open_database(args.database, folder, DISK_MB + (args.evaluations or 0) // 100)
         stack.callback(store.close)
         soak = Soak(args, folder, store)
         stack.callback(soak.service.close)

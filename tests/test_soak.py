@@ -19,11 +19,12 @@ from studies.store.writer import StudyStore
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # on a machine that has much else to do
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_a_quick_soak_finds_nothing_broken(database: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "soak.py", "--quick", "--json", "--database", database],
-        env=command_env(), text=True, capture_output=True, timeout=280, check=False,
+        env=command_env(), text=True, capture_output=True, timeout=560, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -25,6 +25,7 @@ from studies.work.opening import open_policy_evaluator
 
 COMPLETE = 1
 RECORDED = re.compile(r"trial (\d+) of (\S+) recorded")
+UNEXPECTED = "unexpected error"  # what the thread that renews leases says of what it did not know
 
 
 @dataclass
@@ -44,8 +45,11 @@ def check_records(reader: StudyReader, logs: Sequence[Path], found: Found) -> No
     """Every budget is exact, every trial is recorded once, and what a worker recorded is there."""
     said: dict[tuple[str, int], list[str]] = defaultdict(list)
     for log in logs:
-        for number, name in RECORDED.findall(log.read_text()):
+        text = log.read_text()
+        for number, name in RECORDED.findall(text):
             said[name, int(number)].append(log.stem)
+        if UNEXPECTED in text:
+            found.broken.append(f"{log.stem} met an {UNEXPECTED}, see its log")
     for name in reader.names():
         study = reader.get(name)
         found.studies += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -23,11 +24,12 @@ class Store(Protocol):
     """What a soak knows of a database.
 
     Attributes:
-        kind: its name.
+        kind: its name and version.
         address: as workers reach it.
         direct: as it is reached without a pooler.
         down: whether it was stopped.
         left_out: kinds of faults that it cannot have here, and why.
+        pooled: how many transactions went through a pooler.
     """
 
     kind: str
@@ -35,6 +37,9 @@ class Store(Protocol):
     direct: str
     down: bool
     left_out: Mapping[str, str]
+
+    @property
+    def pooled(self) -> int: ...
 
     def ask(self, statement: str) -> Sequence[tuple[Any, ...]]:
         """Rows of a statement, or none; never waits for longer than a second or two.
@@ -59,7 +64,7 @@ class SqliteStore:
         megabytes: of the disk.
     """
 
-    kind = "SQLite"
+    kind = f"SQLite {sqlite3.sqlite_version}"
 
     def __init__(self, folder: Path, megabytes: int) -> None:
         self.disk, self.down = folder / "disk", False
@@ -75,6 +80,11 @@ class SqliteStore:
             self._mounted = True
         self._file = self.disk / "store.db"
         self.address = self.direct = f"sqlite:///{self._file}"
+
+    @property
+    def pooled(self) -> int:
+        """None: there is no pooler."""
+        return 0
 
     def fill(self) -> Path:
         """Leave no room on the disk, until the file that is returned is removed."""
@@ -102,6 +112,7 @@ class SqliteStore:
     def close(self) -> None:
         """See :class:`Store`."""
         if self._mounted:
+            shutil.copytree(self.disk, self.disk.with_name("kept"))  # for whoever looks into it
             subprocess.run(["umount", "-l", str(self.disk)], check=True)
 
 
@@ -111,8 +122,6 @@ class PostgresStore:
     Args:
         server_url: of a server on which databases can be made; None for one of the soak's own.
     """
-
-    kind = "PostgreSQL"
 
     def __init__(self, server_url: str | None = None) -> None:
         self.down, self.server = False, None
@@ -124,6 +133,7 @@ class PostgresStore:
         else:
             self.left_out["restarted database"] = "the server is not the soak's own"
         self.direct = self.address = new_database(server_url)
+        self.kind = f"PostgreSQL {self.ask('show server_version')[0][0]}"
         url = make_url(self.direct)
         self.proxy: TransactionProxy | None = None
         if url.password or url.query:
@@ -132,6 +142,11 @@ class PostgresStore:
             self.proxy = TransactionProxy(url.port or 5432, url.host or "127.0.0.1")
             through = url.set(host="127.0.0.1", port=self.proxy.port)
             self.address = through.render_as_string(hide_password=False)
+
+    @property
+    def pooled(self) -> int:
+        """See :class:`Store`."""
+        return 0 if self.proxy is None else self.proxy.transactions
 
     def ask(self, statement: str) -> Sequence[tuple[Any, ...]]:
         """See :class:`Store`."""

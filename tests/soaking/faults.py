@@ -182,7 +182,7 @@ FAULTS: Mapping[str, Fault] = {
     "dropped by the pooler": dropped_by_pooler,
     "restarted database": restarted,
     FULL_DISK: full_disk,
-    "clock step": stepped_clock,
+    "clock step (leases moved)": stepped_clock,
     "damaged kernels": damaged("kernels"),
     "damaged traces": damaged("traces"),
     "damaged calibrations": damaged("calibrations"),

@@ -11,13 +11,17 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from faulty import FaultyFleet
 from running import command_line
 
 from soaking.databases import Away, Store
+
+from studies.store.schema import LEASE_S
 
 SHORT_LEASES = Path(__file__).with_name("short_leases.py")
 
@@ -51,6 +55,10 @@ UNFINISHED = """
 select s.name from studies s where s.budget > (
   select count(*) from trials t where t.study_id = s.id and t.state in (1, 3))
 """
+WITH_FAILURES = """
+select s.name from studies s where exists (
+  select 1 from trials t where t.study_id = s.id and t.state = 3)
+"""
 
 
 class Service(FaultyFleet):
@@ -83,7 +91,8 @@ class Service(FaultyFleet):
         self.wanted, self.worker_count = workers, 0
         self.open_studies, self.size, self.harvest = open_studies, size, harvest
         self.studies: list[str] = []
-        self._submitting: tuple[str, subprocess.Popen[str]] | None = None
+        self._submitting: dict[str, tuple[str, subprocess.Popen[str]]] = {}  # by kind
+        self._ask_again = 0.0
         self._numbers = itertools.count()
 
     def environment(self) -> dict[str, str]:
@@ -150,36 +159,40 @@ class Service(FaultyFleet):
     @property
     def submitting(self) -> bool:
         """Whether a study is being handed in."""
-        return self._submitting is not None
+        return bool(self._submitting)
+
+    def unfinished(self) -> list[str]:
+        """Names of studies that have not come to their end.
+
+        Raises:
+            Away: when that cannot be asked now.
+        """
+        return [row[0] for row in self.store.ask(UNFINISHED)]
 
     def _feed(self, feeding: bool) -> None:
-        if self._submitting is not None:
-            name, process = self._submitting
+        for kind, (name, process) in list(self._submitting.items()):
             if process.poll() is None:
-                return
+                continue
+            del self._submitting[kind]
             if process.returncode == 0:
                 self.studies.append(name)
-                self._submitting = None
-                return
-            said = self.log("submit")
-            if "Traceback" in said:
+                continue
+            if "Traceback" in self.log(f"submit-{kind}"):
                 self.broken.append(f"submitting {name} ended with a traceback")
-            self._submit(name)  # a short command may end with an error; nothing is lost by it
+            self._submit(kind, name)  # a short command may end with an error; nothing is lost by it
+        if not feeding or time.monotonic() < self._ask_again:
             return
-        if not feeding:
-            return
-        try:
-            unfinished = [row[0] for row in self.store.ask(UNFINISHED)]
-        except Away:
-            return
-        for kind, count in self.open_studies.items():
-            if sum(name.startswith(kind) for name in unfinished) < count:
-                self._submit(self._write_study(kind))
-                return
+        self._ask_again = time.monotonic() + 1.0
+        with suppress(Away):
+            unfinished = self.unfinished()
+            for kind, count in self.open_studies.items():
+                there = sum(name.startswith(kind) for name in unfinished)
+                if kind not in self._submitting and there < count:
+                    self._submit(kind, self._write_study(kind))
 
-    def _submit(self, name: str) -> None:
+    def _submit(self, kind: str, name: str) -> None:
         words = command_line(["submit", f"{name}.toml", "--cache", self.cache])
-        self._submitting = name, self.begin("submit", *words)
+        self._submitting[kind] = name, self.begin(f"submit-{kind}", *words)
 
     def _write_study(self, kind: str) -> str:
         number, rng = next(self._numbers), self.rng
@@ -193,7 +206,7 @@ class Service(FaultyFleet):
             pause_s = rng.choice([0.01, 0.05])
             checkpoint, trials = f"faulty:{number // 4}@{pause_s}", rng.randint(20, 40)
         else:
-            checkpoint, trials = "bundled:fashion", rng.randint(6, 10)
+            checkpoint, trials = "bundled:fashion", rng.randint(8, 16)
         own = {"checkpoint": checkpoint, "trials": round(self.size * trials)}
         (self.folder / f"{name}.toml").write_text(STUDY.format(**fields, **own))
         return name
@@ -202,7 +215,8 @@ class Service(FaultyFleet):
 
     def heal(self) -> None:
         """Replace every worker by a whole one, and have all that failed tried again."""
+        self.lease_s = LEASE_S  # from now on whoever loses a lease has been slow, and no more
         for name in list(self.workers):
             self.kill(name)
-        for name in self.studies:
+        for (name,) in self.store.ask(WITH_FAILURES):
             self.run("study", "retry", name)
