@@ -20,7 +20,6 @@ from faulty import FaultyFleet
 from running import command_line
 
 from soaking.databases import Away, Store
-
 from studies.store.schema import LEASE_S
 
 SHORT_LEASES = Path(__file__).with_name("short_leases.py")
