@@ -51,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="how many (default %(default)s)")
     parser.add_argument(
         "--every", type=float, metavar="SECONDS",
-        help="mean time between two faults (default: 5; 8 with --evaluations, 1 with --quick)",
+        help="mean time between two faults (default: 5; 20 with --evaluations, 1 with --quick)",
     )  # fmt: skip
     parser.add_argument(
         "--evaluations", type=int, metavar="N",
@@ -85,7 +85,7 @@ class Soak:
         )  # fmt: skip
         # The recorded model that fails on demand is a distribution of its own.
         sys.path.append(str(folder / "faulty"))
-        every_s = args.every or (1.0 if args.quick else 8.0 if args.evaluations else 5.0)
+        every_s = args.every or (1.0 if args.quick else 20.0 if args.evaluations else 5.0)
         wanted = STRESS if args.evaluations else tuple(FAULTS)
         possible = [kind for kind in wanted if kind not in store.left_out]
         self.schedule = Schedule(Scene(self.service, store, fate), possible, every_s, fate)
