@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -40,8 +41,17 @@ def processor() -> bytes:
     """What this machine's processor is and can: machines of a cluster may share one folder."""
     try:
         lines = Path("/proc/cpuinfo").read_bytes().splitlines()
-    except OSError:
-        return platform.processor().encode() + platform.machine().encode()
+    except OSError:  # not Linux
+        return f"{platform.processor()} {platform.machine()} {_brand()}".encode()
     return b"\n".join(
         sorted({x for x in lines if x.startswith((b"flags", b"Features", b"model name"))})
     )
+
+
+def _brand() -> str:
+    """The processor as macOS names it, which elsewhere says "arm" of all of them; else nothing."""
+    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

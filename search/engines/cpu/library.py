@@ -17,6 +17,8 @@ from search.files import is_ours, replacing
 
 log = logging.getLogger(__name__)
 
+_MEMORY = Path("/proc/self/fd")
+
 
 def find(folder: Path, name: str) -> bytes | None:
     """The library that was kept as ``name``, or None where there is none as it was built.
@@ -70,12 +72,13 @@ def load(content: bytes) -> ctypes.CDLL:
     Raises:
         OSError: when it cannot be loaded.
     """
-    if hasattr(os, "memfd_create"):
+    if hasattr(os, "memfd_create") and _MEMORY.is_dir():
         copy = os.memfd_create("exitbits")
         with os.fdopen(copy, "wb", closefd=False) as file:
             file.write(content)
         # Left open: a library is known by its path, and the next one must not have the same.
-        return ctypes.CDLL(f"/proc/self/fd/{copy}")
+        return ctypes.CDLL(str(_MEMORY / str(copy)))
+    # Not Linux, or without /proc. Nobody else can enter the folder.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "kernels.so"
         path.write_bytes(content)

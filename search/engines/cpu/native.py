@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import platform
 import shlex
 import shutil
 import signal
@@ -25,10 +26,13 @@ from search.errors import ExitbitsError
 
 log = logging.getLogger(__name__)
 
+# What clang understands on every processor; on ARM it knows no -march=native.
+_THIS_PROCESSOR = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 FLAGS = (
-    "-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared",
-    "-fPIC", "-fopenmp",
+    "-std=c++20", "-O3", _THIS_PROCESSOR, "-fno-math-errno", "-fno-trapping-math", "-shared",
+    "-fPIC",
 )  # fmt: skip
+THREADED = (*FLAGS, "-fopenmp")
 TIMEOUT_S = 120
 SOURCE = "transformer_block.cpp"  # the one that is compiled; it includes the others
 
@@ -91,17 +95,9 @@ def _load() -> ctypes.CDLL:
             "no C++ compiler found: the fast engine needs one (install g++, or set CXX)"
         )
     try:
-        version = _output([*compiler, "--version"])
-        name = hashlib.sha256(
-            b"\0".join([*sources.values(), version.encode(), " ".join(FLAGS).encode(), processor()])
-        ).hexdigest()[:32]
-        folder = default_cache_folder() / "kernels"
-        if (built := library.find(folder, name)) is None:
-            built = _build(compiler, sources)
-            library.keep(folder, name, built)
-        kernels = library.load(built)
+        kernels = _loaded(compiler, sources)
     except (OSError, subprocess.SubprocessError) as error:
-        if getattr(error, "returncode", None) == -signal.SIGINT:
+        if _is_interrupted(error):
             # Ctrl-C reached the compiler as well: nothing is wrong with it.
             raise KernelsUnavailable("") from error
         detail = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
@@ -122,6 +118,43 @@ def _load() -> ctypes.CDLL:
         ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p,
     ]  # fmt: skip
     return kernels
+
+
+def _loaded(compiler: list[str], sources: dict[str, bytes]) -> ctypes.CDLL:
+    """The kernels with OpenMP, or on one thread where the compiler has none, as Apple's.
+
+    Raises:
+        OSError, SubprocessError: when there are neither.
+    """
+    version = _output([*compiler, "--version"])
+    try:
+        return _kept_or_built(compiler, version, THREADED, sources)
+    except (OSError, subprocess.SubprocessError) as error:
+        if _is_interrupted(error) or isinstance(error, subprocess.TimeoutExpired):
+            raise
+        kernels = _kept_or_built(compiler, version, FLAGS, sources)
+    log.warning(
+        "the fast engine runs on one thread, %s has no OpenMP: run several workers, or name "
+        "another compiler with CXX", " ".join(compiler),
+    )  # fmt: skip
+    return kernels
+
+
+def _kept_or_built(
+    compiler: list[str], version: str, flags: tuple[str, ...], sources: dict[str, bytes]
+) -> ctypes.CDLL:
+    name = hashlib.sha256(
+        b"\0".join([*sources.values(), version.encode(), " ".join(flags).encode(), processor()])
+    ).hexdigest()[:32]
+    folder = default_cache_folder() / "kernels"
+    if (built := library.find(folder, name)) is None:
+        built = _build(compiler, flags, sources)
+        library.keep(folder, name, built)
+    return library.load(built)
+
+
+def _is_interrupted(error: Exception) -> bool:
+    return getattr(error, "returncode", None) == -signal.SIGINT
 
 
 def _check_layout(kernels: ctypes.CDLL) -> None:
@@ -169,11 +202,11 @@ def _sources() -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files if file.name.endswith((".cpp", ".h"))}
 
 
-def _build(compiler: list[str], sources: dict[str, bytes]) -> bytes:
+def _build(compiler: list[str], flags: tuple[str, ...], sources: dict[str, bytes]) -> bytes:
     log.info("compiling the fast engine's kernels, once on this machine: a few seconds")
     with tempfile.TemporaryDirectory(prefix="exitbits-") as folder:
         for name, content in sources.items():
             (Path(folder) / name).write_bytes(content)
         built = Path(folder) / "kernels.so"
-        _output([*compiler, *FLAGS, str(Path(folder) / SOURCE), "-o", str(built)])
+        _output([*compiler, *flags, str(Path(folder) / SOURCE), "-o", str(built)])
         return built.read_bytes()

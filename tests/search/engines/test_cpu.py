@@ -264,7 +264,7 @@ def test_kernels_for_any_processor_agree_too(
         pytest.skip("flags of another processor")
     if needs and f" {needs} " not in Path("/proc/cpuinfo").read_text():
         pytest.skip(f"no {needs} here")
-    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *flags))
+    monkeypatch.setattr(native, "THREADED", (*native.THREADED, *flags))
     reference, fast = engines_of(fashion_model, search_images[:100])
     images = search_images[:40]
     for bits in (4, 8):

@@ -6,8 +6,11 @@
 // stay in the cache from the block's first layer to its last.
 
 #include <cmath>
-#include <omp.h>
 #include <type_traits>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 
 #include "products.h"
 
@@ -46,6 +49,14 @@ struct Block {
 }
 
 namespace {
+
+inline int thread_number() {
+#if defined(_OPENMP)
+  return omp_get_thread_num();
+#else
+  return 0; // a compiler without OpenMP: what it would share out runs in turn
+#endif
+}
 
 typedef int8_t Signed __attribute__((vector_size(16), aligned(1)));
 
@@ -309,7 +320,7 @@ void exitbits_run_block(const Block *block, float *tokens, long images, long cou
   for (long first = 0; first < images; first += group) {
     long some = std::min(group, images - first);
     Room mine;
-    mine.lay(*block, some, count, room + omp_get_thread_num() * bytes);
+    mine.lay(*block, some, count, room + thread_number() * bytes);
     run_images(*block, tokens + first * count * block->width, some, mine);
   }
 }
