@@ -120,7 +120,7 @@ class StudyReader:
         return self._versions(wanted, studies.c.name)
 
     def open_studies(self, worker: str | None = None) -> list[StudyVersion]:
-        """Studies with something to claim, the one with the fewest running trials first.
+        """Studies with something to claim, the one with the fewest trials in hand first.
 
         Asks only for running and queued trials, which are few, whatever the size of a study.
 
@@ -129,8 +129,9 @@ class StudyReader:
         """
         own = trials.c.study_id == studies.c.id
         running = and_(own, trials.c.state == TrialState.RUNNING.value)
-        in_hand = select(func.count()).where(running).scalar_subquery()
-        abandoned = exists().where(running, ~lasts(trials.c.lease_until, trials.c.lease_s))
+        held = lasts(trials.c.lease_until, trials.c.lease_s)
+        in_hand = select(func.count()).where(running, held).scalar_subquery()
+        abandoned = exists().where(running, ~held)
         wanted = [
             studies.c.record.is_not(None),
             studies.c.archived.is_(None),

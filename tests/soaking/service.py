@@ -202,8 +202,9 @@ class Service(FaultyFleet):
             "racing": rng.choice([0, 0.9]),
         }  # fmt: skip
         if kind == "recorded":
-            pause_s = rng.choice([0.01, 0.05])
-            checkpoint, trials = f"faulty:{number // 4}@{pause_s}", rng.randint(20, 40)
+            # Many trials; or few that take long, so that two workers have the same one in hand.
+            pause_s, few, many = rng.choice([(0.01, 20, 40), (0.05, 15, 30), (0.5, 6, 12)])
+            checkpoint, trials = f"faulty:{number // 4}@{pause_s}", rng.randint(few, many)
         else:
             checkpoint, trials = "bundled:fashion", rng.randint(8, 16)
         own = {"checkpoint": checkpoint, "trials": round(self.size * trials)}

@@ -236,6 +236,20 @@ def test_a_trial_that_kills_its_workers_is_quarantined(address: str, make_record
     assert recorded(store) == Counter([1])
 
 
+def test_a_study_that_a_lost_worker_has_left_is_served_next(
+    address: str, make_record: Make
+) -> None:
+    """Protection: a trial that nobody holds is not counted as one in hand."""
+    store = make_store(address, make_record())
+    store.create(make_record(name="other"))
+    assert take(store, "small", "victim")
+    assert open_names(store) == ["other", "small"]
+    lapse(store)
+    assert open_names(store) == ["small", "other"]
+    assert take(store, "other", "survivor")
+    assert open_names(store) == ["small", "other"]
+
+
 def freeze(address: str, started: str, result: str) -> None:
     logging.basicConfig(filename=result, level=logging.WARNING)
     store = StudyStore(address, lease_s=LEASE_S)
