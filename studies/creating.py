@@ -64,6 +64,7 @@ def _open_study(
 ) -> tuple[StudyStore, Study]:
     try:
         store = StudyStore(address)
+        store.database.refuse_read_only()
         study = store.find(config.name)
     except EmptyStore:
         store, study = None, None

@@ -15,7 +15,6 @@ from dashboards.public import OWN_PROXIES, PublicUrl, parse_networks
 from dashboards.security import LOOPBACK
 from search.errors import BadInput, ExitbitsError
 from studies.commands.common import add_store, read_store
-from studies.store.database import EmptyStore
 from studies.store.writer import StudyStore
 
 TOKEN, TOKEN_FILE = "EXITBITS_TOKEN", "EXITBITS_TOKEN_FILE"
@@ -62,12 +61,7 @@ def run(args: argparse.Namespace) -> int:
             f"{MIN_TOKEN} characters in {TOKEN} or in the file {TOKEN_FILE} names, or leave "
             "--host out"
         )
-    address = read_store(args)
-    try:
-        store = StudyStore(address, patience_s=PAGE_PATIENCE_S)
-    except EmptyStore:
-        # Studies may come while it is open.
-        store = StudyStore(address, create=True, patience_s=PAGE_PATIENCE_S)
+    store = StudyStore(read_store(args), patience_s=PAGE_PATIENCE_S)
     from dashboards.app import create_app
     from dashboards.serving import create_server
 

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do the action."""
-    store = StudyStore(read_store(args), create=args.action == "import")
+    store = StudyStore(read_store(args))
     if args.action == "list":
         for name in store.names(archived=args.archived):
             print(visible(name))

@@ -19,7 +19,6 @@ from sqlalchemy import (
     Engine,
     Executable,
     ScalarResult,
-    event,
     inspect,
     text,
 )
@@ -27,10 +26,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from search.errors import BadInput, ExitbitsError
-from studies.store import schema
+from studies.store import schema, sqlite
 from studies.store.address import PASSWORD, PASSWORD_FILE, connectable, parse_url, shown
 
-BUSY_TIMEOUT_S = 60.0
 # Behind a pooler the next transaction may be in another session of the server, so nothing is left
 # in one: no statement is prepared there, and nothing set.
 CONNECT_ARGUMENTS: Mapping[str, Any] = {
@@ -38,6 +36,7 @@ CONNECT_ARGUMENTS: Mapping[str, Any] = {
 }  # fmt: skip
 PATIENCE_S = 10.0
 VERSION_TABLE = "exitbits_version"
+_MADE_BY = "'exitbits launch', 'submit' and 'store upgrade' make one"
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 Result = TypeVar("Result")
@@ -73,9 +72,10 @@ class Database:
         self.url = parse_url(address)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.shown = shown(self.url)
+        self.is_read_only = False
         if self.is_sqlite:
             self._check_file(create)
-        self.engine = _make_engine(connectable(self.url), self.is_sqlite)
+        self.engine = _make_engine(connectable(self.url), self.is_read_only)
         if check:
             self._prepare(create)
 
@@ -85,12 +85,19 @@ class Database:
     def _check_file(self, create: bool) -> None:
         file = Path(str(self.url.database))
         if not file.is_file() and not create:
-            raise EmptyStore(
-                f"no store at {str(file)!r}: name it with --store, or launch a study first"
-            )
-        if create and not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise EmptyStore(f"no store at {str(file)!r}: name it with --store; {_MADE_BY}")
+        if file.is_file() and not os.access(file, os.R_OK):
+            raise BadInput(f"cannot read store {str(file)!r}: ask its owner, or name another")
+        self.is_read_only = not sqlite.is_writable(file)
+        if create:
+            self.refuse_read_only()
+
+    def refuse_read_only(self) -> None:
+        """Raise ``BadInput`` for a file that can only be read, before anything long begins."""
+        if self.is_read_only:
             raise BadInput(
-                f"cannot write store {str(file)!r}: choose a writable folder that exists"
+                f"cannot write store {str(self.url.database)!r}: choose a writable file in a "
+                "writable folder"
             )
 
     @contextmanager
@@ -182,10 +189,7 @@ class Database:
         found = self.repeated(self._found_version, 0)
         if found is None:
             if not create:
-                raise EmptyStore(
-                    f"store {self.shown} is empty: launch or submit a study, or run "
-                    "'exitbits store upgrade'"
-                )
+                raise EmptyStore(f"no store in {self.shown}, it is empty; {_MADE_BY}")
             self.upgrade()
             return
         self._check_version(found)
@@ -225,7 +229,7 @@ class Database:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
-        self.write(migrate, patience_s=BUSY_TIMEOUT_S)
+        self.write(migrate, patience_s=sqlite.BUSY_TIMEOUT_S)
 
 
 class Reading:
@@ -299,46 +303,12 @@ def _version(connection: Connection) -> str | None:
     return version
 
 
-def _make_engine(url: URL, is_sqlite: bool) -> Engine:
-    if not is_sqlite:
+def _make_engine(url: URL, is_read_only: bool) -> Engine:
+    if url.get_backend_name() != "sqlite":
         return sqlalchemy.create_engine(url, connect_args=CONNECT_ARGUMENTS)
-    engine = sqlalchemy.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _: Any) -> None:
-        # Transactions are begun below, not by the driver, which would begin them too late.
-        connection.isolation_level = None
-        _switch_to_wal(connection)
-        connection.execute("pragma foreign_keys = on")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A transaction that will write takes the lock at once: one that first reads could find
-        # its snapshot outdated when it comes to write, and fail without waiting.
-        writes = connection.get_execution_options().get("exitbits_writes")
-        connection.exec_driver_sql("begin immediate" if writes else "begin")
-
-    return engine
-
-
-def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Switch the file's journal to WAL, once for all; of many processes at once one does it.
-
-    The switch turns a read lock into an exclusive one. Where two processes try that together,
-    SQLite refuses one at once, whatever the busy timeout, so the waiting is done here.
-    """
-    deadline = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            if connection.execute("pragma journal_mode").fetchone() != ("wal",):
-                connection.execute("pragma journal_mode = wal")
-            return
-        except sqlite3.OperationalError as error:
-            if not error.sqlite_errorname.startswith("SQLITE_BUSY"):
-                raise
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(random.uniform(0.005, 0.02))
+    if is_read_only:
+        return sqlite.engine_to_read(Path(str(url.database)))
+    return sqlite.engine_to_write(url)
 
 
 def _explain(error: DBAPIError, store: str) -> ExitbitsError:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -94,7 +96,7 @@ def import_study(store: StudyStore, name: str, address: str) -> int:
             has the name already.
     """
     try:
-        theirs = optuna.load_study(study_name=name, storage=_open(store, address))
+        theirs = optuna.load_study(study_name=name, storage=_open(store, address, is_there=True))
     except KeyError:
         raise BadInput(f"the other database has no study {name!r}") from None
     try:
@@ -225,16 +227,21 @@ def _agreeing(copied: list[FrozenTrial]) -> list[FrozenTrial]:
     return copied
 
 
-def _open(store: StudyStore, address: str) -> RDBStorage:
+def _open(store: StudyStore, address: str, *, is_there: bool = False) -> RDBStorage:
+    """The other database; one that is to be read is not made where there is none."""
     url = parse_url(address, store=store.address)
+    if is_there and url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
+        raise BadInput(f"no database at {str(url.database)!r}: name one that Optuna made")
     try:
         arguments = {} if url.get_backend_name() == "sqlite" else dict(CONNECT_ARGUMENTS)
         return RDBStorage(
             connectable(url).render_as_string(hide_password=False),
             engine_kwargs={"connect_args": arguments},
+            skip_table_creation=is_there,
         )
-    except (SQLAlchemyError, RuntimeError) as error:
-        reason = str(getattr(error, "orig", error)).splitlines()[0]
+    except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        reason = str(getattr(cause, "orig", cause)).splitlines()[0]
         raise BadInput(
             f"cannot open {shown(url)} as an Optuna database ({reason}): name another"
         ) from error

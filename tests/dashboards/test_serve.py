@@ -52,6 +52,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
+        StudyStore(f"sqlite:///{tmp_path}/exitbits.db", create=True)
         done = run(tmp_path, "serve", "--port", port)
     assert done.returncode == 1
     assert port in done.stderr
