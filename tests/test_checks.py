@@ -84,3 +84,9 @@ def test_the_version_is_the_same_wherever_it_stands() -> None:
 def test_the_licence_is_the_same_wherever_it_stands() -> None:
     assert CITATION["license"] == PROJECT["license"] == "MIT"
     assert Path(ROOT / "LICENSE").read_text().startswith("MIT License")
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """Pytest imports them by it: the second would not be collected."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
