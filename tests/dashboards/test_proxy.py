@@ -172,6 +172,7 @@ def test_public_addresses_are_checked(text: str) -> None:
 
 
 def test_a_public_dashboard_needs_a_token(tmp_path: Path) -> None:
+    StudyStore(f"sqlite:///{tmp_path}/exitbits.db", create=True)
     done = subprocess.run(
         command_line(["serve", "--public-url", PUBLIC]), cwd=tmp_path, env=command_env(),
         capture_output=True, text=True, timeout=60, check=False,
