@@ -18,7 +18,8 @@ from typing import Literal
 from search.errors import BadInput, unknown_choice
 from search.opening import is_path
 from studies import changing
-from studies.config import StudyConfig, load_config, preset_names
+from studies.config import StudyConfig
+from studies.config_file import load_config, preset_names
 from studies.creating import check_same
 from studies.store.address import STORE
 from studies.store.writer import StudyStore

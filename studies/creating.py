@@ -13,7 +13,8 @@ from search.disk_cache import DiskTraceCache
 from search.errors import BadInput, ExitbitsError
 from search.evaluate import data_digest
 from search.opening import model_digest, open_data
-from studies.config import StudyConfig, load_config, parse_config, preset_names
+from studies.config import StudyConfig, parse_config
+from studies.config_file import load_config, preset_names
 from studies.places import moved
 from studies.records import Study, StudyRecord
 from studies.store.database import EmptyStore

@@ -17,7 +17,7 @@ from search.disk_cache import DiskTraceCache
 from search.display import html_table, to_pandas
 from search.errors import ExitbitsError
 from search.policy import Policy
-from studies.config import load_config
+from studies.config_file import load_config
 from studies.creating import open_study
 from studies.fronts import FrontSummary, widths_as_text
 from studies.launchers import WorkerOrder, open_launcher, shared_folder

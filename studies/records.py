@@ -125,7 +125,7 @@ class StudyRecord:
         plain = {"trial": {"harvest": 0, "racing": 0}, "engine": {"name": "reference"}}
         given = {**plain, **checked["config"], "name": name, "budget": {"trials": budget}}
         record = cls(**{**checked, "config": parse_config(given, "config", stored=True)})
-        record.anchors()
+        record.space.narrowest()  # refuses one that does not fit the ledger
         return record
 
 

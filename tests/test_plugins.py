@@ -17,7 +17,8 @@ from search import registry
 from search.data.fashion import FashionDataset
 from search.data.splits import SPLITS
 from search.policy import Policy
-from studies.config import QuantizerSection, load_config
+from studies.config import QuantizerSection
+from studies.config_file import load_config
 from studies.work.opening import open_evaluator
 
 STUDY = """

@@ -48,6 +48,7 @@ ROOMS = {
     "studies": (
         ("samplers.__init__",),
         ("config", "interrupts"),
+        ("config_file",),
         ("places",),
         ("stored",),
         ("records",),

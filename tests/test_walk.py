@@ -141,7 +141,8 @@ def test_from_photos_to_a_policy_and_on_to_another_machine(
     (empty / "empty.png").unlink()
     trained = typed(*train, *given, "weights.safetensors")
     assert (home / "mine.safetensors").is_file()
-    assert "all" in trained.stderr  # what was taken of the weights is said
+    tensors = len(timm.create_model("test_vit", num_classes=0).state_dict())
+    assert f"all {tensors} tensors of the backbone" in trained.stderr
     typed(*train, *given, "weights.safetensors", code=2)  # it is there already
 
     # The study, once with a wrong key, and a second time when it is done.

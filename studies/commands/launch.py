@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         console.print(budget_words(study, config.budget.trials), markup=False)
     outage = Outage(lambda line: console.print(line, style="yellow", markup=False))
     if _tables_wanted(args, outage.wait_out(lambda: store.progress(study.id)), study):
-        measure_tables(args, study, console)
+        measure_first(args, study, console)
     interrupted = _serve(store, study, launcher, console, outage)
     progress = outage.wait_out(lambda: store.progress(study.id))
     summary = outage.wait_out(lambda: FrontSummary.load(store, study))
@@ -124,9 +124,9 @@ def _tables_wanted(args: argparse.Namespace, progress: Progress, study: Study) -
     return args.tables == "auto" and args.on == "local" and sampler == "apq" and not progress.ended
 
 
-def measure_tables(args: argparse.Namespace, study: Study, console: Console) -> None:
+def measure_first(args: argparse.Namespace, study: Study, console: Console) -> None:
     """Measure sensitivity tables where the budget pays for them, and say so."""
-    from studies.methods.tables import tables_first
+    from studies.methods.tables import measure_tables, tables_first
 
     first = tables_first(study.record, DiskCaches(args.cache))
     trials = study.record.config.budget.trials
@@ -144,7 +144,7 @@ def measure_tables(args: argparse.Namespace, study: Study, console: Console) -> 
         markup=False, soft_wrap=True,
     )  # fmt: skip
     with bars(console) as on_progress:
-        first.measure(on_progress)
+        measure_tables(first.meter, on_progress)
 
 
 def _serve(

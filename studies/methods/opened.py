@@ -16,6 +16,7 @@ from search.sensitivity import Additivity, SensitivityMeter, check_additivity
 from search.training.data import open_training_data
 from search.training.recovery import RecoverRecipe
 from studies.methods.recovery import OnProgress, Recovery, networks_only
+from studies.methods.tables import measure_tables
 from studies.records import Study, StudyRecord
 from studies.store.writer import StudyStore
 from studies.work.opening import open_study_evaluator
@@ -99,8 +100,6 @@ def open_for_methods(
         data = open_training_data(section.dataset, training.images, spec, section.options())
         recovery = Recovery(evaluator, data, training.recipe, training.models)
     meter = SensitivityMeter(evaluator.quantized, record.config.space.granularity, caches.tables)
-    what = "measuring sensitivity tables"
-    on_progress(what, 0, None)
-    tables = meter.tables(lambda done, of: on_progress(what, done, of))
+    tables = measure_tables(meter, on_progress)
     outer = OuterProblem(evaluator, record.space, settings)
     return OpenedStudy(store, study, evaluator, outer, meter, tables, recovery)

@@ -21,9 +21,15 @@ SHARE = 0.25  # of the budget's passes, at most, where nobody asked for tables
 MEASURING = "measuring sensitivity tables"
 
 
+def measure_tables(meter: SensitivityMeter, on_progress: OnProgress) -> SensitivityTables:
+    """Measure what is not known; every row is kept as soon as it is there."""
+    on_progress(MEASURING, 0, None)
+    return meter.tables(lambda done, of: on_progress(MEASURING, done, of))
+
+
 @dataclass(frozen=True)
 class TablesFirst:
-    """What a study's tables cost, and how they are measured.
+    """What a study's tables cost, and what measures them.
 
     Attributes:
         meter: measures them.
@@ -36,11 +42,6 @@ class TablesFirst:
     def worth(self, trials: int) -> bool:
         """Whether a search of so many trials pays for them."""
         return self.passes <= SHARE * trials
-
-    def measure(self, on_progress: OnProgress) -> SensitivityTables:
-        """Measure what is not known; every row is kept as soon as it is there."""
-        on_progress(MEASURING, 0, None)
-        return self.meter.tables(lambda done, of: on_progress(MEASURING, done, of))
 
 
 def tables_first(record: StudyRecord, caches: DiskCaches) -> TablesFirst | None:

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, and_, insert, or_, select, update
 from search.errors import ExitbitsError
 from studies.records import Lease, StudyGone
 from studies.store.database import Database
+from studies.store.revisions import bump_revision
 from studies.store.rows import frozen_trial, trial_row
 from studies.store.schema import LEASE_S, evaluations, lasts, now_seconds, studies, trials
 
@@ -182,13 +183,9 @@ class Claims:
         """
 
         def step(connection: Connection) -> bool:
-            revision = connection.execute(
-                update(studies)
-                .where(studies.c.id == lease.study_id)
-                .values(revision=studies.c.revision + 1)
-                .returning(studies.c.revision)
-            ).scalar_one_or_none()
-            if revision is None:
+            try:
+                revision = _next_revision(connection, lease.study_id)
+            except StudyGone:
                 return False
             given = connection.execute(
                 update(trials)
@@ -218,14 +215,7 @@ class Claims:
         """
 
         def step(connection: Connection) -> int:
-            revision = connection.execute(
-                update(studies)
-                .where(studies.c.id == study_id)
-                .values(revision=studies.c.revision + 1)
-                .returning(studies.c.revision)
-            ).scalar_one_or_none()
-            if revision is None:
-                raise StudyGone(study_id)
+            revision = _next_revision(connection, study_id)
             return connection.execute(
                 update(trials)
                 .where(
@@ -282,14 +272,7 @@ class Claims:
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
         def step(connection: Connection) -> bool:
-            revision = connection.execute(
-                update(studies)
-                .where(studies.c.id == lease.study_id)
-                .values(revision=studies.c.revision + 1)
-                .returning(studies.c.revision)
-            ).scalar_one_or_none()
-            if revision is None:
-                raise StudyGone(lease.study_id)
+            revision = _next_revision(connection, lease.study_id)
             added: dict[str, Any] = {}
             if attributes:
                 own = select(trials.c.user_attrs).where(trials.c.id == lease.trial_id)
@@ -340,6 +323,18 @@ class Claims:
                 )
             ).first()
         )
+
+
+def _next_revision(connection: Connection, study_id: int) -> int:
+    """Take the study's next revision, and lock its row until the transaction ends.
+
+    Raises:
+        StudyGone: when the study was deleted.
+    """
+    try:
+        return int(bump_revision(connection, study_id).revision)
+    except KeyError:
+        raise StudyGone(study_id) from None
 
 
 def _lost(lease: Lease) -> LeaseLost:

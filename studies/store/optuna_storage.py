@@ -31,6 +31,7 @@ from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from studies.store.database import Database
+from studies.store.revisions import bump_revision
 from studies.store.rows import frozen_trial, new_study_row, trial_row
 from studies.store.schema import studies, trials
 
@@ -380,21 +381,3 @@ class StoreStorage(BaseStorage):
             with self._lock:
                 del self._gathered[trial._trial_id]
                 self._fresh.discard(study_id)
-
-
-def bump_revision(connection: Connection, study_id: int, **counters: int) -> Row[Any]:
-    """Take the study's next revision, adding to its counters, and lock its row until the end.
-
-    Raises:
-        KeyError: when there is no such study.
-    """
-    changes = {name: studies.c[name] + step for name, step in counters.items()}
-    row = connection.execute(
-        update(studies)
-        .where(studies.c.id == study_id)
-        .values(revision=studies.c.revision + 1, **changes)
-        .returning(studies.c.revision, studies.c.trials, studies.c.claimed, studies.c.budget)
-    ).one_or_none()
-    if row is None:
-        raise KeyError(f"no study with id {study_id}")
-    return row

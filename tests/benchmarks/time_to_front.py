@@ -32,7 +32,8 @@ from rich.table import Table
 from search.evaluate import Evaluator, measure_reference
 from search.front import as_points, hypervolume
 from search.measuring import Measurer
-from studies.config import load_config, parse_config
+from studies.config import parse_config
+from studies.config_file import load_config
 from studies.records import HARVEST, StudyRecord
 from studies.store.writer import StudyStore
 from studies.work.proposing import Proposer

@@ -23,7 +23,8 @@ from dashboards.bodies import VALUES
 from dashboards.pages.compare.layout import Selection
 from dashboards.pages.study.view import MAX_BRUSHES, MAX_CORNERS, FrontView
 from search.errors import BadInput
-from studies.config import MAX_THRESHOLDS, load_config
+from studies.config import MAX_THRESHOLDS
+from studies.config_file import load_config
 from studies.records import StudyRecord
 from studies.store.writer import StudyStore
 

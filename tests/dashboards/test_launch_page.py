@@ -35,7 +35,8 @@ from dashboards.actions import (
 from dashboards.app import create_app
 from dashboards.pages.launch.parts import open_list, progress_words, submissions_list, whole
 from search.errors import BadInput
-from studies.config import MAX_TRIALS, load_config, preset_names
+from studies.config import MAX_TRIALS
+from studies.config_file import load_config, preset_names
 from studies.records import Progress, Study, StudyGone, StudyRecord, StudyVersion
 from studies.store.writer import StudyStore
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from search.errors import BadInput
-from studies.config import TrialSection, load_config, parse_config, preset_names
+from studies.config import MAX_THRESHOLDS, TrialSection, parse_config
+from studies.config_file import load_config, preset_names
 
 GOOD = """
 name = "mine"
@@ -136,6 +138,14 @@ def test_anchors_left_out_agree_with_those_of_a_study_that_is_there(tmp_path: Pa
     assert stored.difference(load_config(write(tmp_path, GOOD))) is None
     part = load_config(write(tmp_path, GOOD + "[anchors]\nbits = [8]"))
     assert stored.difference(part) == "anchors.bits is [8, 4] in the store and [8] here"
+
+
+def test_a_stored_study_may_have_more_thresholds_than_a_new_one() -> None:
+    many = [0.3 + index / 1e5 for index in range(MAX_THRESHOLDS + 1)]
+    fields = tomllib.loads(GOOD) | {"anchors": {"bits": [8], "thresholds": many}}
+    with pytest.raises(BadInput, match=f"give at most {MAX_THRESHOLDS}"):
+        parse_config(fields, "here")
+    assert parse_config(fields, "here", stored=True).anchors.thresholds == tuple(many)
 
 
 def test_relative_paths_are_taken_from_the_file(tmp_path: Path) -> None:

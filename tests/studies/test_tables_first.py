@@ -12,10 +12,11 @@ from rich.console import Console
 from running import run_here
 
 from search.disk_cache import DiskCaches, DiskTraceCache
-from studies.commands.launch import measure_tables
-from studies.config import StudyConfig, load_config
+from studies.commands.launch import measure_first
+from studies.config import StudyConfig
+from studies.config_file import load_config
 from studies.creating import open_study
-from studies.methods.tables import tables_first
+from studies.methods.tables import measure_tables, tables_first
 from studies.records import Study
 
 STUDY = """
@@ -46,7 +47,7 @@ def test_they_cost_what_their_images_cost_and_are_kept(tmp_path: Path, shared_ca
     assert first.worth(2)
     assert not first.worth(1)
     seen: list[tuple[int, int | None]] = []
-    tables = first.measure(lambda what, done, of: seen.append((done, of)))
+    tables = measure_tables(first.meter, lambda what, done, of: seen.append((done, of)))
     assert seen[-1] == (12, 12)
     again = tables_first(study.record, caches)
     assert again is not None
@@ -82,7 +83,7 @@ def test_launch_says_where_they_would_cost_too_much(tmp_path: Path, shared_cache
     study = study_of(config, tmp_path, shared_cache)
     said = io.StringIO()
     args = argparse.Namespace(tables="auto", cache=tmp_path / "cache")
-    measure_tables(args, study, Console(file=said))
+    measure_first(args, study, Console(file=said))
     assert said.getvalue() == (
         "sensitivity tables are not measured first (about as long as 3 of 1 trials): --tables "
         "always does\n"

@@ -24,7 +24,8 @@ from dashboards.pages.launch.parts import (
     whole,
 )
 from search.errors import BadInput, ExitbitsError
-from studies.config import MAX_TRIALS, preset_names
+from studies.config import MAX_TRIALS
+from studies.config_file import preset_names
 from studies.store.workers import list_workers
 
 MAX_ROWS = 50

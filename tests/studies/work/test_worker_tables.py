@@ -12,7 +12,7 @@ from search.bits.lookup import TableLookup
 from search.bits.tables import Sensitivity
 from search.disk_cache import DiskCaches
 from search.evaluate import measure_reference
-from studies.config import load_config
+from studies.config_file import load_config
 from studies.records import StudyRecord
 from studies.store.workers import Registration
 from studies.store.writer import StudyStore
