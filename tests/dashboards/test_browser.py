@@ -306,7 +306,7 @@ def test_downloads_can_be_read(shown: Shown, quiet_page: Page, tmp_path: Path) -
 
 
 def test_an_empty_store_says_how_to_begin(serve: Serve, quiet_page: Page, tmp_path: Path) -> None:
-    address = serve(f"sqlite:///{tmp_path}/none.db")
+    address = serve(StudyStore(f"sqlite:///{tmp_path}/none.db", create=True).address)
     quiet_page.goto(address)
     expect(quiet_page.locator("#content")).to_contain_text("No studies yet", timeout=WAIT_MS)
     quiet_page.goto(f"{address}/study/nothing")
