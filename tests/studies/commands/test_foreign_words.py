@@ -95,7 +95,7 @@ def test_a_workers_log_has_one_line_a_record(hostile: StudyStore, tmp_path: Path
     fleet = Fleet(tmp_path, hostile.address, tmp_path / "cache")
     try:
         fleet.worker("w")
-        wait_for(lambda: "left to others" in fleet.log("w"), "the study that cannot be read")
+        wait_for(lambda: "cannot be read" in fleet.log("w"), "the study that cannot be read")
         log = fleet.log("w")
     finally:
         fleet.close()
