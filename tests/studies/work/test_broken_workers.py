@@ -106,6 +106,7 @@ def test_a_broken_worker_leaves_its_studies_to_others(fleet: FaultyFleet) -> Non
     fleet.worker("broken")
     wait_for(lambda: "is left to others" in fleet.log("broken"), "the broken one to give up")
     assert fleet.log("broken").count("whatever the policy: RuntimeError: the acc") == 2
+    wait_for(lambda: progress_of(fleet, "small").blocked, "the store to know")
     assert progress_of(fleet, "small").blocked == "RuntimeError: the accelerator is lost"
 
     fleet.faults = fleet.folder / "none"
