@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from statistics import mode
 
 import pytest
 from documents import REFERENCE, sections, table
@@ -87,9 +88,13 @@ def default(command: str, action: argparse.Action, one_of: set[str]) -> str:
 def recipe_default(command: str, name: str) -> str:
     """The value of a training's or a recovery's recipe, for what an option may replace in it."""
     if command == "exitbits train":
-        values = [f"{getattr(recipe, name):g} for {key}" for key, (recipe, _) in RECIPES.items()
-                  if hasattr(recipe, name)]  # fmt: skip
-        return ", ".join(values) or "none"
+        values = {key: f"{getattr(recipe, name):g}" for key, (recipe, _) in RECIPES.items()
+                  if hasattr(recipe, name)}  # fmt: skip
+        if not values:
+            return "none"
+        usual = mode(values.values())
+        others = [f"{value} for {key}" for key, value in values.items() if value != usual]
+        return f"{', '.join(others)}, else {usual}" if others else usual
     if name in {field.name for field in fields(RecoverRecipe)}:
         return f"{getattr(RecoverRecipe, name):g}"
     return "none"

@@ -1,84 +1,32 @@
-"""Training an early-exit model: every exit learns at once.
+"""Training an early-exit model: every exit at once, or the backbone first and then its exits.
 
-The loss is the weighted sum of the task's losses of all exits (deeply supervised, as in
+The loss is the weighted sum of the task's losses of the exits that learn (deeply supervised, as in
 BranchyNet, arXiv 1709.01686), plus a self-distillation term that pulls each earlier exit towards
 the last one's softened answer (Zhang et al., "Be Your Own Teacher", arXiv 1905.08094).
+
+Exits that learn with the backbone pull features of their own into its first blocks. Where the
+backbone learns by its last exit alone and exits are fitted to it frozen, as they are to a
+pretrained model, depth keeps the use that it has there.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search.errors import BadInput, check_range
+from search.errors import BadInput
 from search.models.early_exit import EarlyExitModel
-from search.models.pretrained import own_head_names
 from search.tasks import resolve_task
 from search.tasks.torch_half import TorchTask, resolve_torch_task
+from search.training.plan import Stage, TrainRecipe, learning_only, parameter_groups, stages
 from search.training.resume import TrainingState
 from search.training.stepping import GradientStep
-
-
-@dataclass(frozen=True)
-class TrainRecipe:
-    """Hyperparameters of one training.
-
-    Attributes:
-        epochs: passes over the training images, 1 or more.
-        batch_size: images a step.
-        learning_rate: peak of the one-cycle schedule (warm-up, then cosine to zero), AdamW.
-        backbone_rate: share of it that the backbone below its own head learns at, 0 to 1; at 0 it
-            is frozen.
-        weight_decay: decoupled decay of matrices; vectors and embeddings have none.
-        warmup_epochs: linear warm-up, in epochs (fractions allowed), at most ``epochs``.
-        distillation: weight of the pull towards the last exit's answer, 0 for none.
-        temperature: softening of both answers in that term.
-        label_smoothing: in [0, 1).
-        seed: of initial weights, order and augmentation.
-        compile: whether to compile the training step (most of a minute to start, then 3 to 5
-            times faster).
-    """
-
-    epochs: int = 20
-    batch_size: int = 256
-    learning_rate: float = 2e-3
-    backbone_rate: float = 1.0
-    weight_decay: float = 0.05
-    warmup_epochs: float = 1.0
-    distillation: float = 0.5
-    temperature: float = 2.0
-    label_smoothing: float = 0.0
-    seed: int = 0
-    compile: bool = True
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "epochs": (1, 100_000),
-            "batch_size": (2, 1_000_000),
-            "learning_rate": (1e-9, 0.999),
-            "backbone_rate": (0, 1),
-            "weight_decay": (0, 0.999),
-            "warmup_epochs": (0, self.epochs),
-            "distillation": (0, 10),
-            "temperature": (1e-3, 100),
-            "label_smoothing": (0, 0.999),
-            "seed": (0, 2**63 - 1),
-        }
-        for name, (low, high) in ranges.items():
-            whole = name in ("epochs", "batch_size", "seed")
-            check_range(f"training option {name}", getattr(self, name), low, high, whole=whole)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The recipe as plain values, for the card."""
-        return asdict(self)
 
 
 class TrainingData(Protocol):
@@ -95,11 +43,20 @@ class TrainingData(Protocol):
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What one epoch printed: mean loss, the task's metric on the last exit, and time."""
+    """One epoch.
+
+    Attributes:
+        epoch: its number from 1, of ``epochs`` in all.
+        loss: mean over its batches.
+        values: the task's metric on training images, of every exit whose loss was taken.
+        learning_rate: at its end.
+        seconds: that it took.
+    """
 
     epoch: int
+    epochs: int
     loss: float
-    value: float
+    values: tuple[float, ...]
     learning_rate: float
     seconds: float
 
@@ -109,6 +66,7 @@ class BatchReport:
     """How far an epoch is: batches done, of how many, and the sum of their losses."""
 
     epoch: int
+    epochs: int
     done: int
     batches: int
     losses: float
@@ -131,23 +89,6 @@ def exit_loss(task: TorchTask, outputs: Tensor, targets: Tensor, recipe: TrainRe
         pull = task.divergence(teacher, student, heat).mean() * heat**2
         loss = loss + recipe.distillation * pull
     return loss
-
-
-def _parameter_groups(model: EarlyExitModel, recipe: TrainRecipe) -> list[dict[str, Any]]:
-    """Matrices decay, the rest does not; heads learn at the full rate, the body at its share."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    own_head = tuple(f"backbone.{name}" for name in own_head_names(model.backbone))
-    for name, parameter in model.named_parameters():
-        embeds = name.endswith(("pos_embed", "cls_token", "dist_token", "reg_token"))
-        decay = 0.0 if parameter.ndim < 2 or embeds else recipe.weight_decay
-        body = name.startswith("backbone.") and not name.startswith(own_head)
-        share = recipe.backbone_rate if body else 1.0
-        if share:
-            groups.setdefault((decay, share), []).append(parameter)
-    return [
-        {"params": members, "weight_decay": decay, "share": share}
-        for (decay, share), members in groups.items()
-    ]
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:
@@ -179,80 +120,84 @@ def train(
     Raises:
         BadInput: when there are fewer images than one batch.
     """
-    steps = len(data) // recipe.batch_size
-    if steps < 1:
+    if len(data) < recipe.batch_size:
         raise BadInput(
             f"{len(data)} training images are fewer than one batch of {recipe.batch_size}: "
             "lower --batch-size or add images"
         )
-    plain_task, torch_task = resolve_task(task), resolve_torch_task(task)
-    device = next(model.parameters()).device
-    groups = _parameter_groups(model, recipe)
-    learning = [parameter for group in groups for parameter in group["params"]]
-    optimizer = torch.optim.AdamW(groups, lr=1.0)
-    warmup = recipe.warmup_epochs * steps
-    total = recipe.epochs * steps
-
-    def rate(step: int) -> float:
-        if step < warmup:
-            return recipe.learning_rate * (step + 1) / warmup
-        done = (step - warmup) / max(1.0, total - warmup)
-        return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-    def loss_of(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            outputs = model(images).float()
-        return exit_loss(torch_task, outputs, targets, recipe), outputs[:, -1].detach()
-
-    gradients = GradientStep(loss_of, optimizer, recipe.compile)
-    done = state.load(model, optimizer) if state else 0
-    with _learning_only(model, learning, frozen=not recipe.backbone_rate):
-        for epoch in range(done + 1, recipe.epochs + 1):
-            started = time.monotonic()
-            losses, statistics = 0.0, []
-            # Of every epoch its own, so that one that goes on draws what it would have drawn.
-            torch.manual_seed(_epoch_seed(recipe.seed, epoch))
-            generator = torch.Generator().manual_seed(_epoch_seed(recipe.seed, epoch))
-            step = (epoch - 1) * steps
-            for images, targets in data.batches(recipe.batch_size, generator):
-                for group in optimizer.param_groups:
-                    group["lr"] = rate(step) * group["share"]
-                loss, deepest = gradients(images.to(device), targets.to(device))
-                assert deepest is not None
-                nn.utils.clip_grad_norm_(learning, 1.0)
-                optimizer.step()
-                losses += loss.item()
-                statistics.append(torch_task.reduce(deepest, targets.numpy())[1])
-                step += 1
-                on_batch(BatchReport(epoch, step - (epoch - 1) * steps, steps, losses))
-            if state:
-                state.store(model, optimizer, epoch, step)
-            on_epoch(
-                EpochReport(
-                    epoch,
-                    losses / steps,
-                    plain_task.score(np.concatenate(statistics)).value,
-                    rate(step - 1),
-                    time.monotonic() - started,
-                )
-            )
+    plan = stages(recipe, len(model.exit_blocks))
+    training = _Training(model, task, data, recipe, plan[-1].last, on_epoch, on_batch, state)
+    for stage in plan:
+        training.run(stage)
     model.eval()
 
 
-@contextmanager
-def _learning_only(
-    model: EarlyExitModel, learning: Sequence[nn.Parameter], *, frozen: bool
-) -> Iterator[None]:
-    """Gradients for these parameters only; a frozen backbone keeps its running figures too."""
-    chosen = {id(parameter) for parameter in learning}
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    for parameter in wanted:
-        parameter.requires_grad_(id(parameter) in chosen)
-    model.train()
-    if frozen:
-        model.backbone.eval()
-    try:
-        yield
-    finally:
-        for parameter, before in wanted.items():
-            parameter.requires_grad_(before)
+@dataclass(frozen=True)
+class _Training:
+    """A training with all that its stages share."""
+
+    model: EarlyExitModel
+    task: str
+    data: TrainingData
+    recipe: TrainRecipe
+    epochs: int
+    on_epoch: Callable[[EpochReport], None]
+    on_batch: Callable[[BatchReport], None]
+    state: TrainingState | None
+
+    def run(self, stage: Stage) -> None:
+        """The epochs of one stage that are not done yet; its schedule is its own."""
+        model, recipe, state = self.model, self.recipe, self.state
+        torch_task = resolve_torch_task(self.task)
+        device = next(model.parameters()).device
+        groups = parameter_groups(model, recipe.weight_decay, stage)
+        learning = [parameter for group in groups for parameter in group["params"]]
+        optimizer = torch.optim.AdamW(groups, lr=1.0)
+
+        def loss_of(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                outputs = model(images).float()[:, stage.exits]
+            return exit_loss(torch_task, outputs, targets, recipe), outputs.detach()
+
+        gradients = GradientStep(loss_of, optimizer, recipe.compile)
+        done = state.load(model, optimizer) if state else 0
+        with learning_only(model, learning, frozen=not stage.backbone_rate):
+            for epoch in range(max(done + 1, stage.first), stage.last + 1):
+                self._epoch(epoch, stage, optimizer, gradients)
+
+    def _epoch(
+        self, epoch: int, stage: Stage, optimizer: torch.optim.Optimizer, gradients: GradientStep
+    ) -> None:
+        recipe, task = self.recipe, resolve_torch_task(self.task)
+        device = next(self.model.parameters()).device
+        started = time.monotonic()
+        losses, statistics = 0.0, []
+        # Of every epoch its own, so that one that goes on draws what it would have drawn.
+        torch.manual_seed(_epoch_seed(recipe.seed, epoch))
+        generator = torch.Generator().manual_seed(_epoch_seed(recipe.seed, epoch))
+        steps = len(self.data) // recipe.batch_size
+        before = (epoch - stage.first) * steps
+        rate = 0.0
+        for done, (images, targets) in enumerate(self.data.batches(recipe.batch_size, generator)):
+            rate = recipe.rate(before + done, stage.epochs * steps, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["share"]
+            loss, outputs = gradients(images.to(device), targets.to(device))
+            assert outputs is not None
+            nn.utils.clip_grad_norm_(
+                [one for group in optimizer.param_groups for one in group["params"]], 1.0
+            )
+            optimizer.step()
+            losses += loss.item()
+            answers = targets.numpy()
+            statistics.append([task.reduce(one, answers)[1] for one in outputs.unbind(dim=1)])
+            self.on_batch(BatchReport(epoch, self.epochs, done + 1, steps, losses))
+        if self.state:
+            self.state.store(self.model, optimizer, epoch, before + steps)
+        score = resolve_task(self.task).score
+        values = [score(np.concatenate(each)).value for each in zip(*statistics, strict=True)]
+        self.on_epoch(
+            EpochReport(
+                epoch, self.epochs, losses / steps, tuple(values), rate, time.monotonic() - started
+            )
+        )

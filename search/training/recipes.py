@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +33,8 @@ from search.models.pretrained import read_weights, take_weights
 from search.tasks import resolve_task
 from search.tasks.torch_half import resolve_torch_task
 from search.training.data import FolderData, open_training_data
-from search.training.loop import BatchReport, EpochReport, TrainingData, TrainRecipe, train
+from search.training.loop import BatchReport, EpochReport, TrainingData, train
+from search.training.plan import TrainRecipe
 from search.training.resume import TrainingState
 
 Say = Callable[[str], None]
@@ -47,6 +49,15 @@ FASHION_ARCHITECTURE = Architecture(
         "num_heads": 3, "mlp_ratio": 3, "class_token": False, "global_pool": "avg",
     },
     stem="conv",
+)  # fmt: skip
+
+# Plain patches and a class token: little is known after the first blocks, so that depth matters.
+DEEP_ARCHITECTURE = Architecture(
+    timm="vit_tiny_patch16_224",
+    kwargs={
+        "img_size": 28, "patch_size": 4, "in_chans": 1, "embed_dim": 64, "depth": 12,
+        "num_heads": 2,
+    },
 )  # fmt: skip
 
 
@@ -66,8 +77,8 @@ class Request:
         weights_prefix: what is taken off the names in that file.
         img_size: side of the images that ``imagefolder``'s model reads, None for timm's own.
         augmentation: of the images; None for light where weights are given, else strong.
-        exits: blocks that an exit follows (default every block for ``fashion``, every second one
-            for ``imagefolder``).
+        exits: blocks that an exit follows (default every second one for ``imagefolder``, else
+            every block).
         head: name of the exit head.
         duplicates: what becomes of an image that lies in two splits.
         device: where it is trained, None for a GPU where there is one.
@@ -99,7 +110,7 @@ def train_recipe(
     training that was interrupted goes on from there to the same outcome.
 
     Args:
-        name: ``"fashion"`` or ``"imagefolder"``.
+        name: a key of :data:`RECIPES`.
         request: what is trained, and on what.
         output: the safetensors file to write; the card goes beside it.
         overrides: fields of :class:`TrainRecipe` that replace the recipe's own.
@@ -134,8 +145,8 @@ def train_recipe(
     started, metric = time.monotonic(), resolve_task(card.task).metric
     train(
         model, card.task, data, recipe,
-        on_epoch=lambda report: say(_epoch_line(report, recipe.epochs, metric)),
-        on_batch=_within_epochs(recipe.epochs, say), state=state,
+        on_epoch=lambda report: say(_epoch_line(report, metric)),
+        on_batch=_within_epochs(say), state=state,
     )  # fmt: skip
     seconds = time.monotonic() - started
     values = exit_values(model, card, held_out)
@@ -179,13 +190,14 @@ def _training_key(card: ModelCard, recipe: TrainRecipe, request: Request) -> str
 Prepared = tuple[torch.nn.Module, TrainingData, Split, ModelCard]
 
 
-def _prepare_fashion(request: Request) -> Prepared:
+def _prepare_fashion(name: str, architecture: Architecture, request: Request) -> Prepared:
     images, labels = read_idx_pair(request.folder, "train")
+    depth = int(architecture.kwargs["depth"])
     card = ModelCard(
-        name="fashion",
+        name=name,
         task="classification",
-        architecture=FASHION_ARCHITECTURE,
-        exits=Exits(blocks=request.exits or tuple(range(1, 7)), head=request.head),
+        architecture=architecture,
+        exits=Exits(blocks=request.exits or tuple(range(1, depth + 1)), head=request.head),
         classes=fashion.CLASSES,
         input=InputSpec(size=(1, 28, 28), mean=fashion.MEAN, std=fashion.STD),
         data={
@@ -259,7 +271,14 @@ def _prepare_imagefolder(request: Request) -> Prepared:
 
 
 RECIPES: dict[str, tuple[TrainRecipe, Callable[[Request], Prepared]]] = {
-    "fashion": (TrainRecipe(epochs=40), _prepare_fashion),
+    "fashion": (
+        TrainRecipe(epochs=40),
+        partial(_prepare_fashion, "fashion", FASHION_ARCHITECTURE),
+    ),
+    "fashion-deep": (
+        TrainRecipe(epochs=40, exit_epochs=5),
+        partial(_prepare_fashion, "fashion-deep", DEEP_ARCHITECTURE),
+    ),
     "imagefolder": (
         TrainRecipe(epochs=10, batch_size=64, learning_rate=5e-4),
         _prepare_imagefolder,
@@ -285,15 +304,17 @@ def exit_values(model: EarlyExitModel, card: ModelCard, split: Split) -> list[fl
     return [task.score(np.concatenate(each)).value for each in statistics]
 
 
-def _epoch_line(report: EpochReport, epochs: int, metric: str) -> str:
+def _epoch_line(report: EpochReport, metric: str) -> str:
+    values = " ".join(f"{value:.4f}" for value in report.values)
+    left = (report.epochs - report.epoch) * report.seconds
     return (
-        f"epoch {report.epoch:3d}/{epochs}  loss {report.loss:.4f}  "
-        f"train {metric} {report.value:.4f}  lr {report.learning_rate:.5f}  "
-        f"{report.seconds:.1f} s"
+        f"epoch {report.epoch:3d}/{report.epochs}  loss {report.loss:.4f}  "
+        f"train {metric} by exit {values}  lr {report.learning_rate:.5f}  "
+        f"{report.seconds:.1f} s, {left / 60:.0f} min left"
     )
 
 
-def _within_epochs(epochs: int, say: Say) -> Callable[[BatchReport], None]:
+def _within_epochs(say: Say) -> Callable[[BatchReport], None]:
     """Says how far a long epoch is, now and then."""
     told = time.monotonic()
 
@@ -303,7 +324,7 @@ def _within_epochs(epochs: int, say: Say) -> Callable[[BatchReport], None]:
             return
         told = time.monotonic()
         say(
-            f"epoch {report.epoch:3d}/{epochs}  batch {report.done} of {report.batches}  "
+            f"epoch {report.epoch:3d}/{report.epochs}  batch {report.done} of {report.batches}  "
             f"loss {report.losses / report.done:.4f}"
         )
 

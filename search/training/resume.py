@@ -28,17 +28,21 @@ class TrainingState:
     key: str
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Take the state up; returns how much is done, 0 where there is none to take."""
+        """Take the state up; returns how much is done, 0 where there is none to take.
+
+        Moments of parameters that the optimizer does not move are left where they are.
+        """
         found = self._read()
         if found is None:
             return 0
         header, tensors = found
+        moved = {id(one) for group in optimizer.param_groups for one in group["params"]}
         with torch.no_grad():
             # Buffers as well: a normalization's running figures decide the ranges.
             for name, value in model.state_dict().items():
                 value.copy_(tensors[f"model.{name}"])
             for name, parameter in model.named_parameters():
-                if f"first.{name}" in tensors:
+                if id(parameter) in moved and f"first.{name}" in tensors:
                     optimizer.state[parameter] = {
                         "step": torch.tensor(float(header["updates"])),
                         "exp_avg": tensors[f"first.{name}"].to(parameter.device),

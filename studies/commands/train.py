@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``exitbits train``."""
     parser.add_argument(
         "recipe",
-        choices=("fashion", "imagefolder"),
+        choices=("fashion", "fashion-deep", "imagefolder"),
         help="what to train on: Fashion-MNIST's "
         "published files, or folders of images by class (DIR/train/CLASS/*.jpg)",
     )
@@ -32,15 +32,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--epochs",
         type=int,
-        help="passes over the training images (default 40 for fashion, 10 for imagefolder)",
+        help="passes over the training images (default 10 for imagefolder, else 40)",
     )
     parser.add_argument(
-        "--batch-size", type=int, help="images a step (default 256 for fashion, 64 for imagefolder)"
+        "--exit-epochs",
+        type=int,
+        metavar="N",
+        help="the backbone learns by its last exit alone, and its other exits N passes longer, on "
+        "the frozen backbone; 0 for all at once (default 5 for fashion-deep, else 0)",
+    )
+    parser.add_argument(
+        "--distillation",
+        type=float,
+        metavar="WEIGHT",
+        help="of the pull of every exit's answer towards the last one's, 0 for none (default 0.5)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, help="images a step (default 64 for imagefolder, else 256)"
     )
     parser.add_argument(
         "--learning-rate",
         type=float,
-        help="peak learning rate (default 0.002 for fashion, 0.0005 for imagefolder)",
+        help="peak learning rate (default 0.0005 for imagefolder, else 0.002)",
     )
     parser.add_argument(
         "--backbone-rate",
@@ -134,6 +147,8 @@ def run(args: argparse.Namespace) -> int:
 
     overrides = {
         "epochs": args.epochs,
+        "exit_epochs": args.exit_epochs,
+        "distillation": args.distillation,
         "batch_size": args.batch_size,
         "learning_rate": args.learning_rate,
         "backbone_rate": args.backbone_rate,

@@ -21,7 +21,8 @@ from search.models.checkpoint import build_backbone, load_checkpoint
 from search.models.early_exit import EarlyExitModel
 from search.tasks.torch_half import resolve_torch_task
 from search.training.data import ArrayData
-from search.training.loop import EpochReport, TrainRecipe, exit_loss, train
+from search.training.loop import EpochReport, exit_loss, train
+from search.training.plan import TrainRecipe
 from search.training.recipes import Request, train_recipe
 
 
@@ -75,7 +76,8 @@ def test_exits_that_agree_are_not_pulled_and_the_last_is_never_pulled(logits: Te
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("epochs", 0), ("batch_size", 1), ("learning_rate", 0.0), ("learning_rate", 1.0),
+        ("epochs", 0), ("exit_epochs", -1), ("exit_epochs", 0.5), ("batch_size", 1),
+        ("learning_rate", 0.0), ("learning_rate", 1.0),
         ("learning_rate", float("nan")), ("weight_decay", -0.1), ("weight_decay", 1.0),
         ("warmup_epochs", -1.0), ("warmup_epochs", float("nan")), ("distillation", -1),
         ("distillation", 11), ("temperature", 0.0), ("temperature", 101),
@@ -118,7 +120,7 @@ def test_augmentation_makes_every_flip_and_shift_and_nothing_else():
     assert made == variants
 
 
-def tiny_model(seed: int = 0) -> EarlyExitModel:
+def tiny_model(seed: int = 0, exits: tuple[int, ...] = (1, 2)) -> EarlyExitModel:
     architecture = Architecture(
         timm="vit_tiny_patch16_224",
         kwargs={
@@ -128,7 +130,7 @@ def tiny_model(seed: int = 0) -> EarlyExitModel:
         stem="conv",
     )  # fmt: skip
     torch.manual_seed(seed)
-    return EarlyExitModel(build_backbone(architecture, 10), (1, 2), "linear", 10)
+    return EarlyExitModel(build_backbone(architecture, 10), exits, "linear", 10)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +152,7 @@ def test_two_epochs_lower_the_loss_and_a_seed_gives_the_same_weights(data: Array
     model, reports = trained(data)
     assert [report.epoch for report in reports] == [1, 2]
     assert reports[1].loss < reports[0].loss
-    assert reports[1].value > reports[0].value
+    assert reports[1].values[-1] > reports[0].values[-1]
     assert not model.training
     # 16 steps, 4 of warm-up: step 8 is a third of the cosine, the last one 11/12 of it.
     for report, done in zip(reports, (3 / 12, 11 / 12), strict=True):
@@ -222,33 +224,35 @@ def test_a_folder_of_images_becomes_a_checkpoint_that_loads(folder: Path):
     assert card.training["search_accuracy_by_exit"] == pytest.approx(accuracies.tolist())
 
 
-def test_published_files_become_a_checkpoint_that_loads(tmp_path: Path):
+@pytest.mark.parametrize(("name", "depth"), [("fashion", 6), ("fashion-deep", 12)])
+def test_published_files_become_a_checkpoint_that_loads(tmp_path: Path, name: str, depth: int):
     split = fashion.FashionDataset().split("calibration")
-    for name, magic, sizes, values in (
+    for file, magic, sizes, values in (
         ("train-images-idx3-ubyte.gz", 2051, (64, 28, 28), split.read(np.arange(64))),
         ("train-labels-idx1-ubyte.gz", 2049, (64,), split.targets[:64].astype(np.uint8)),
     ):
         header = b"".join(number.to_bytes(4, "big") for number in (magic, *sizes))
-        (tmp_path / name).write_bytes(gzip.compress(header + values.tobytes()))
+        (tmp_path / file).write_bytes(gzip.compress(header + values.tobytes()))
     output = tmp_path / "fashion.safetensors"
     card = run_recipe(
-        "fashion",
+        name,
         tmp_path,
         output,
-        exits=(3, 6),
+        exits=(3, depth),
         head="mlp",
-        overrides={"epochs": 1, "batch_size": 32, "compile": False},
+        overrides={"epochs": 1, "exit_epochs": depth // 12, "batch_size": 32, "compile": False},
     )
     model, read = load_checkpoint(output)
     assert read == card
-    assert (card.exits.blocks, card.exits.head) == ((3, 6), "mlp")
-    assert len(model.backbone.blocks) == 6
+    assert (card.exits.blocks, card.exits.head) == ((3, depth), "mlp")
+    assert len(model.backbone.blocks) == depth
+    assert card.name == name
     assert card.classes == fashion.CLASSES
 
 
 def test_recipes_refuse_what_they_cannot_train(folder: Path, refused):
     output = folder / "out.safetensors"
-    with refused("recipe 'cifar'", "fashion, imagefolder"):
+    with refused("recipe 'cifar'", "fashion, fashion-deep, imagefolder"):
         run_recipe("cifar", folder, output)
     with refused("train-images"):
         run_recipe("fashion", folder, output)
@@ -291,9 +295,12 @@ class Interrupted(Exception):
     """What stands for Ctrl-C."""
 
 
-def test_an_interrupted_training_goes_on_to_the_same_weights(folder: Path):
+@pytest.mark.parametrize(("epochs", "exit_epochs"), [(3, 0), (1, 2), (2, 1)])
+def test_an_interrupted_training_goes_on_to_the_same_weights(
+    folder: Path, epochs: int, exit_epochs: int
+):
     whole, parts = folder / "whole.safetensors", folder / "parts.safetensors"
-    overrides = {"epochs": 3, "batch_size": 8, "compile": False}
+    overrides = {"epochs": epochs, "exit_epochs": exit_epochs, "batch_size": 8, "compile": False}
     run_recipe("imagefolder", folder, whole, overrides=overrides)
     assert not whole.with_suffix(".state").exists()
 
@@ -349,6 +356,44 @@ def test_a_frozen_backbone_stays_and_a_slow_one_moves_less(data: ArrayData):
         head = name.startswith(("heads.", "backbone.head."))
         assert bool(change) == head, name  # running figures of normalizations among them
     assert 0 < slow["backbone.blocks.0.mlp.fc1.weight"] < full["backbone.blocks.0.mlp.fc1.weight"]
+
+
+def test_exits_learn_on_the_frozen_backbone_after_it_has_learned_by_its_last_alone(
+    data: ArrayData,
+):
+    first, model = tiny_model().state_dict(), tiny_model()
+    recipe = TrainRecipe(epochs=2, exit_epochs=1, batch_size=64, compile=False)
+    reports: list[EpochReport] = []
+    after: list[dict[str, Tensor]] = []
+
+    def note(report: EpochReport) -> None:
+        reports.append(report)
+        after.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    train(model, "classification", data, recipe, note)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    for name in first:
+        steps = [first, *after]
+        moved = [not torch.equal(steps[i][name], steps[i + 1][name]) for i in range(3)]
+        exits = name.startswith("heads.")
+        assert moved == [not exits, not exits, exits], name
+    assert [(report.epoch, report.epochs) for report in reports] == [(1, 3), (2, 3), (3, 3)]
+    assert [len(report.values) for report in reports] == [1, 1, 2]
+    # The exits' schedule is their own: it rises and falls again.
+    assert reports[1].learning_rate < reports[2].learning_rate
+
+    # Its last exit has learned what it learns where there is no other.
+    alone = tiny_model(exits=(2,))
+    train(alone, "classification", data, TrainRecipe(epochs=2, batch_size=64, compile=False))
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=0, atol=1e-6)
+
+
+def test_without_earlier_exits_there_is_nothing_to_learn_after_the_backbone(data: ArrayData):
+    reports: list[EpochReport] = []
+    recipe = TrainRecipe(epochs=1, exit_epochs=3, batch_size=64, compile=False)
+    train(tiny_model(exits=(2,)), "classification", data, recipe, reports.append)
+    assert [(report.epoch, report.epochs) for report in reports] == [(1, 1)]
 
 
 def test_images_of_another_size_are_trained_on(folder: Path):
