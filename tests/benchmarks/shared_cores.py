@@ -64,8 +64,9 @@ def command(folder: Path, tree: Path, *words: str) -> subprocess.Popen[bytes]:
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many programs that compute without end."""
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    """So many programs that compute, until they are ended or this one is no more."""
+    code = f"import os\nwhile os.getppid() == {os.getpid()}:\n    for _ in range(10**6): pass"
+    others = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(count)]
     try:
         yield
     finally:
