@@ -1,4 +1,4 @@
-"""Traces, tables and calibrations on disk by content, shared by the processes of a machine.
+"""Traces, tables, calibrations and fitted weights on disk by content, for all processes here.
 
 Every file is written in one atomic step.
 """
@@ -14,6 +14,7 @@ from typing import TypeVar
 from search.bits.tables import Sensitivity
 from search.errors import BadInput
 from search.files import check_folder_writable, write_atomically
+from search.quantize.codes import WeightCodes
 from search.quantize.histograms import Histogram, seen_from_bytes, seen_to_bytes
 from search.trace import ExitTrace
 
@@ -103,11 +104,31 @@ class DiskTableCache(_DiskCache):
         self._keep(key, row.to_bytes)
 
 
+class DiskWeightCache(_DiskCache):
+    """Weights fitted to calibration images, in the folder ``weights``, likewise."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "weights")
+
+    def load(self, key: str) -> WeightCodes | None:
+        """The weights under ``key``, or None where there are none that can be read."""
+        return self._read(key, WeightCodes.from_bytes)
+
+    def store(self, key: str, weights: WeightCodes) -> None:
+        """Keep them under ``key``; where the disk is full, warn and go on without."""
+        self._keep(key, weights.to_bytes)
+
+
 class DiskCalibrationCache(_DiskCache):
-    """What calibration saw, in the folder ``calibrations``, likewise."""
+    """What calibration saw, in the folder ``calibrations``, likewise.
+
+    Attributes:
+        weights: those that were fitted to the same images.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "calibrations")
+        self.weights = DiskWeightCache(folder)
 
     def load(self, key: str) -> dict[str, Histogram] | None:
         """What was seen under ``key``, or None where there is nothing that can be read."""

@@ -27,6 +27,7 @@ from search.models.card import ModelCard
 from search.models.early_exit import EarlyExitModel, Read
 from search.policy import Bits
 from search.quantize import calibration
+from search.quantize.fitting import FitsInputs, FittedWeights, WeightCache
 from search.quantize.histograms import Histogram
 from search.quantize.qparams import ModelQParams
 from search.quantize.ranges import resolve_quantizer
@@ -43,6 +44,10 @@ class CalibrationCache(Protocol):
 
     def store(self, key: str, seen: dict[str, Histogram]) -> None:
         """Keep it under ``key``."""
+
+    @property
+    def weights(self) -> WeightCache:
+        """Where weights are kept that were fitted to calibration images."""
 
 
 @dataclass
@@ -94,8 +99,13 @@ class QuantizedModel:
     @cached_property
     def qparams(self) -> ModelQParams:
         """How its tensors become codes."""
-        model, seen = self.model.to(self.device), self._seen()
-        return ModelQParams(model, seen, resolve_quantizer(self.quantizer))
+        model, quantizer, fit = self.model.to(self.device), resolve_quantizer(self.quantizer), None
+        if isinstance(quantizer, FitsInputs):
+            fit = FittedWeights(
+                model, self._calibration_batches, len(self.calibration), quantizer,
+                self.calibrations.weights if self.calibrations else None, self._calibrated_by,
+            )  # fmt: skip
+        return ModelQParams(model, self._seen(), quantizer, fit)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -104,7 +114,7 @@ class QuantizedModel:
         return {
             "model": self.card.digest,
             "calibration": self.calibration.digest,
-            "quantizer": self.quantizer,
+            "quantizer": self._quantizer_identity,
             "engine": [kind.name, kind.version],
             "device": torch.device(self.device).type,
         }
@@ -158,26 +168,35 @@ class QuantizedModel:
             engine,
         )
 
-    def _seen(self) -> dict[str, Histogram]:
-        """What calibration saw of every operand, from the cache or from two passes.
+    @property
+    def _quantizer_identity(self) -> str | list[str | int]:
+        """Name and version; a first version's name alone, under which much is kept."""
+        version = getattr(resolve_quantizer(self.quantizer), "version", 1)
+        return self.quantizer if version == 1 else [self.quantizer, version]
+
+    @property
+    def _calibrated_by(self) -> dict[str, Any]:
+        """What calibration depends on.
 
         Its sums are in floating point: other libraries or another processor may see otherwise.
         """
-        key = digest_of(
-            {
-                "calibration": self.calibration.digest,
-                "model": self.card.digest,
-                "device": torch.device(self.device).type,
-                "version": [calibration.VERSION, torch.__version__, timm.__version__],
-                "processor": processor().decode(errors="replace"),
-            }
-        )
+        return {
+            "calibration": self.calibration.digest,
+            "model": self.card.digest,
+            "device": torch.device(self.device).type,
+            "version": [calibration.VERSION, torch.__version__, timm.__version__],
+            "processor": processor().decode(errors="replace"),
+        }
+
+    def _calibration_batches(self) -> Iterator[Tensor]:
+        return normalized_batches(self.calibration, self.card.input, device=self.device)
+
+    def _seen(self) -> dict[str, Histogram]:
+        """What calibration saw of every operand, from the cache or from two passes."""
+        key = digest_of(self._calibrated_by)
         if self.calibrations is not None and (known := self.calibrations.load(key)) is not None:
             return known
-        seen = calibration.calibrate(
-            self.model,
-            lambda: normalized_batches(self.calibration, self.card.input, device=self.device),
-        )
+        seen = calibration.calibrate(self.model, self._calibration_batches)
         if self.calibrations is not None:
             self.calibrations.store(key, seen)
         return seen

@@ -59,27 +59,31 @@ class QuantizedProduct(nn.Module):
     Args:
         source: the layer.
         inputs: what enters it, as codes.
-        qparams_at: gives the weights' quantization parameters at a width.
+        qparams_at: gives the weights' quantization parameters at their width and the inputs'.
     """
 
     def __init__(
         self,
         source: nn.Linear | nn.Conv2d,
         inputs: ActivationCodes,
-        qparams_at: Callable[[int], WeightQParams],
+        qparams_at: Callable[[int, int], WeightQParams],
     ) -> None:
         super().__init__()
         self.source, self.inputs = source, inputs
-        self.qparams_at = qparams_at
+        self._qparams_at = qparams_at
         self.weight_bits = FULL_PRECISION
         self._operand: tuple[Tensor, Tensor] | None = None
         self._shape = (1, -1, 1, 1) if isinstance(source, nn.Conv2d) else (-1,)
 
     def set_bits(self, activation_bits: int, weight_bits: int) -> None:
         """Choose both widths."""
-        self.inputs.set_bits(activation_bits)
-        if weight_bits != self.weight_bits:
+        if (activation_bits, weight_bits) != (self.inputs.bits, self.weight_bits):
             self.weight_bits, self._operand = weight_bits, None
+        self.inputs.set_bits(activation_bits)
+
+    def qparams(self) -> WeightQParams:
+        """The weights' quantization parameters at the bits that are set."""
+        return self._qparams_at(self.weight_bits, self.inputs.bits)
 
     def _weights(self) -> tuple[Tensor, Tensor]:
         """The weights at their bits, as codes in their own shape, and their scales ``[O]``."""
@@ -88,7 +92,7 @@ class QuantizedProduct(nn.Module):
             if self.weight_bits == FULL_PRECISION:
                 self._operand = weight, weight.new_ones(len(weight))
             else:
-                qparams = self.qparams_at(self.weight_bits)
+                qparams = self.qparams()
                 self._operand = qparams.codes.to(weight.dtype).view_as(weight), qparams.scale
         return self._operand
 

@@ -10,5 +10,6 @@ QUANTIZERS = Registry(
     {
         "minmax": "search.quantize.ranges:MinMax",
         "mse": "search.quantize.ranges:MeanSquaredError",
+        "gptq": "search.quantize.gptq:Gptq",
     },
 )

@@ -7,6 +7,8 @@ lowers the mean squared error (as in Banner et al., arXiv 1810.05723, by search 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,16 +28,27 @@ def _rounded(rows: Tensor, scale: Tensor, bits: int) -> WeightQParams:
     return WeightQParams(bits, scale, nearest_codes(rows, scale, bits).to(torch.int8))
 
 
+def squared_errors(seen: Histogram, candidates: Sequence[ActivationQParams]) -> np.ndarray:
+    """Sum of squared errors over what was seen, under each of some parameters of equal width."""
+    scale = np.array([qparams.scale for qparams in candidates])[:, None]
+    zero_point = np.array([qparams.zero_point for qparams in candidates])[:, None]
+    codes = np.round(seen.centers / scale) + zero_point
+    np.clip(codes, 0, candidates[0].quant_max, out=codes)
+    off = np.square((codes - zero_point) * scale - seen.centers)
+    return np.array([seen.counts @ row for row in off])
+
+
 class MinMax:
     """Everything seen fits: no clipping, so outliers set the step."""
 
     name = "minmax"
+    version = 2  # 1 clipped up to half a step
 
     def weight(self, rows: Tensor, bits: int) -> WeightQParams:
         return _rounded(rows, _widest_scale(rows, bits), bits)
 
     def activation(self, seen: Histogram, bits: int) -> ActivationQParams:
-        return ActivationQParams.covering(seen.low, seen.high, bits)
+        return ActivationQParams.holding(seen.low, seen.high, bits)
 
 
 def _widest_scale(rows: Tensor, bits: int) -> Tensor:
@@ -49,6 +62,7 @@ class MeanSquaredError:
     """The range that minimises the mean squared quantization error, by grid search."""
 
     name = "mse"
+    version = 1
     _weight_grid = np.linspace(0.2, 1.2, 51)
     _clip_grid = np.linspace(0.04, 1.0, 49)
 
@@ -67,19 +81,13 @@ class MeanSquaredError:
     def activation(self, seen: Histogram, bits: int) -> ActivationQParams:
         low = min(seen.low, 0.0)
         high = max(seen.high, 0.0)
-        values, counts = seen.centers, seen.counts
         lows = [low * float(clip) for clip in self._clip_grid] if low < 0 else [0.0]
         highs = [high * float(clip) for clip in self._clip_grid] if high > 0 else [0.0]
 
         def best(candidates: list[tuple[float, float]]) -> tuple[float, float]:
             """The bounds with the least squared error, the first of equals."""
             chosen = [ActivationQParams.covering(*bounds, bits) for bounds in candidates]
-            scale = np.array([qparams.scale for qparams in chosen])[:, None]
-            zero_point = np.array([qparams.zero_point for qparams in chosen])[:, None]
-            codes = np.round(values / scale) + zero_point
-            np.clip(codes, 0, 2**bits - 1, out=codes)
-            off = np.square((codes - zero_point) * scale - values)
-            return candidates[int(np.argmin([counts @ row for row in off]))]
+            return candidates[int(np.argmin(squared_errors(seen, chosen)))]
 
         # Each bound in turn until neither moves; two or three rounds in practice.
         bounds = (low, high)

@@ -45,10 +45,14 @@ class _Levels(nn.Module):
 
     def __init__(self, bits: int) -> None:
         super().__init__()
-        self.bits = bits
-        self.active = bits != FULL_PRECISION  # asked at every pass: a compiled one serves any bits
+        self.set_bits(bits)
         for name in ("scale", "low", "high"):
             self.register_buffer(name, torch.ones(()), persistent=False)
+
+    def set_bits(self, bits: int) -> None:
+        """Choose the width; the levels are to be taken anew."""
+        self.bits = bits
+        self.active = bits != FULL_PRECISION  # asked at every pass: a compiled one serves any bits
 
     def take_activation(self, qparams: ActivationQParams) -> None:
         """Take the levels of an activation."""
@@ -113,6 +117,7 @@ class StraightThrough:
     ) -> None:
         self.plain = model
         self._quantizer = quantizer
+        self._qparams: ModelQParams | None = None
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self.model: EarlyExitModel = copy.deepcopy(model, shared)
         self._sites: dict[str, _TrainableProduct | _TrainableMatMul] = {}
@@ -129,6 +134,20 @@ class StraightThrough:
             setattr(parent, name.rpartition(".")[2], site)
             self._sites[name] = site
 
+    def set_bits(self, bits: Mapping[str, tuple[int, int]]) -> None:
+        """Go on under other bits, with ranges as they were chosen last.
+
+        Args:
+            bits: ``(left, right)`` of every operation, by the ledger's names.
+        """
+        for name, site in self._sites.items():
+            for levels, width in zip(
+                (site.left, site.right), bits[name.removeprefix("backbone.")], strict=True
+            ):
+                levels.set_bits(width)
+        if self._qparams is not None:
+            self._take_levels(self._qparams)
+
     def refresh(self, batches: Batches) -> None:
         """Choose all ranges anew for the weights as they are, as an engine would.
 
@@ -137,8 +156,11 @@ class StraightThrough:
         """
         was_training = self.plain.training
         self.plain.eval()
-        qparams = ModelQParams(self.plain, calibrate(self.plain, batches), self._quantizer)
+        self._qparams = ModelQParams(self.plain, calibrate(self.plain, batches), self._quantizer)
         self.plain.train(was_training)
+        self._take_levels(self._qparams)
+
+    def _take_levels(self, qparams: ModelQParams) -> None:
         for name, site in self._sites.items():
             names = self._operands[name]
             for operand, levels in zip(names, (site.left, site.right), strict=False):

@@ -248,8 +248,9 @@ class FastBlock(nn.Module):
         return self._pointer(scale.gamma) if isinstance(scale, LayerScale) else None
 
     def _linear(self, layer: QuantizedProduct) -> native.Linear:
-        qparams = layer.qparams_at(layer.weight_bits)
-        panels, sums = self._packed.get((layer, qparams.bits), lambda: self._pack(qparams.codes))
+        qparams = layer.qparams()
+        key = layer, qparams.bits, qparams.fitted_to
+        panels, sums = self._packed.get(key, lambda: self._pack(qparams.codes))
         offsets = sums * layer.inputs.lowest
         self._alive += [panels, offsets]
         bias = layer.source.bias

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from search.engines.reference import ActivationCodes
 from search.policy import QUANTIZED_BITS
+from search.quantize import QUANTIZERS
 from search.quantize.histograms import Histogram
+from search.quantize.qparams import ActivationQParams
 from search.quantize.ranges import Quantizer, nearest_codes, resolve_quantizer
 
 every_bits = pytest.mark.parametrize("bits", QUANTIZED_BITS)
-every_quantizer = pytest.mark.parametrize("name", ["minmax", "mse"])
+every_quantizer = pytest.mark.parametrize("name", sorted(QUANTIZERS))
 
 SAMPLES = {
     "normal": lambda rng: rng.normal(size=20_000),
@@ -111,7 +113,23 @@ def test_softmax_outputs_are_quantized_without_a_sign(name: str, bits: int):
 )
 def test_minmax_never_clips_an_activation_it_saw(low: float, width: float, bits: int):
     values = np.linspace(low, low + width, 257, dtype=np.float32)
-    codes, scale = quantized(values, histogram(values), resolve_quantizer("minmax"), bits)
+    seen = histogram(values)
+    chosen = resolve_quantizer("minmax").activation(seen, bits)
+    levels = (np.arange(2**bits) - chosen.zero_point) * chosen.scale
+    slack = 1e-6 * (abs(low) + width)
+    assert levels[0] <= seen.low + slack
+    assert levels[-1] >= seen.high - slack
+    # Nor is its step larger than it takes: one level less of zero's neighbours would not hold it.
+    least = (max(seen.high, 0) - min(seen.low, 0)) / (2**bits - 1)
+    every = [
+        max(-min(seen.low, 0) / zero if zero else 0, max(seen.high, 0) / rest if rest else 0)
+        for zero in range(2**bits)
+        for rest in [2**bits - 1 - zero]
+        if (zero or seen.low >= 0) and (rest or seen.high <= 0)
+    ]
+    assert chosen.scale == pytest.approx(min(every), rel=1e-9)
+    assert chosen.scale >= least * (1 - 1e-9)
+    codes, scale = quantized(values, seen, resolve_quantizer("minmax"), bits)
     assert np.abs(codes * scale - values).max() <= scale * (0.5 + 1e-4)
 
 
@@ -125,13 +143,17 @@ def test_minmax_never_clips_a_weight(bits: int):
 
 @every_bits
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_mse_is_never_worse_than_minmax_on_the_calibration_histogram(bits: int, kind: str):
+def test_mse_is_never_worse_than_the_whole_range_and_gptq_than_either(bits: int, kind: str):
     seen = histogram(sample(kind))
-    errors = {}
-    for name in ("minmax", "mse"):
-        chosen = resolve_quantizer(name).activation(seen, bits)
-        errors[name] = squared_error(seen, chosen.scale, chosen.zero_point, bits)
-    assert errors["mse"] <= errors["minmax"] * (1 + 1e-9)
+    chosen = {
+        name: resolve_quantizer(name).activation(seen, bits) for name in ("minmax", "mse", "gptq")
+    }
+    chosen["whole"] = ActivationQParams.covering(seen.low, seen.high, bits)
+    errors = {
+        name: squared_error(seen, one.scale, one.zero_point, bits) for name, one in chosen.items()
+    }
+    assert errors["mse"] <= errors["whole"] * (1 + 1e-9)
+    assert errors["gptq"] <= min(errors["mse"], errors["minmax"]) * (1 + 1e-9)
     if kind == "heavy" and bits in (3, 4):
         assert errors["mse"] < 0.8 * errors["minmax"]
 

@@ -210,7 +210,7 @@ def test_the_outermost_levels_are_inside_the_clip_range(low: int, high: int) -> 
 def test_the_gradient_reaches_every_parameter(
     evaluator: Evaluator, model: EarlyExitModel, calibration: Tensor, images: Tensor, width: int
 ) -> None:
-    twin = make_twin(model, uniform(evaluator, width), calibration)
+    twin = make_twin(model, uniform(evaluator, width), calibration, "mse")
     twin.model.train()
     twin.model(images).square().mean().backward()
     missing = [name for name, value in model.named_parameters() if value.grad is None]
