@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from search.cost import Budget as Budget
     from search.errors import BadInput as BadInput
     from search.errors import ExitbitsError as ExitbitsError
     from search.notebook import HarvestedFront as HarvestedFront
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "BadInput": "search.errors",
     "Bits": "search.policy",
+    "Budget": "search.cost",
     "Evaluation": "search.results",
     "ExitbitsError": "search.errors",
     "HarvestedFront": "search.notebook",

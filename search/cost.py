@@ -34,6 +34,8 @@ class Op:
         block: 1-based block it runs in; for a head, the block that it follows; 0 for the embedding.
         macs: multiply-accumulates a sample.
         layer: the layer whose bits it takes (both attention products share ``blocks.N.attn``).
+        weights: how many it multiplies by; 0 for two activations, and in ledgers that were
+            recorded before this was.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Op:
     block: int
     macs: int
     layer: str
+    weights: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,78 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """BOPs a sample over a set of samples: mean, 95th percentile, and the deepest path there is."""
+    """What a policy costs over a set of samples, and in memory.
+
+    Attributes:
+        expected, p95, worst: BOPs a sample: mean, 95th percentile, and the deepest path there is.
+        memory: bytes of all weights at their bits, without scales, biases and normalization; None
+            where the ledger does not tell.
+        mean_bits: bits of a weight of the blocks, their mean; likewise.
+    """
 
     expected: float
     p95: float
     worst: float
+    memory: float | None = None
+    mean_bits: float | None = None
+
+
+Measure = Literal["expected", "p95", "worst", "memory", "mean_bits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Most that a policy may cost by each measure of :class:`Cost`; None for no bound."""
+
+    expected: float | None = None
+    p95: float | None = None
+    worst: float | None = None
+    memory: float | None = None
+    mean_bits: float | None = None
+
+    def bounds(self) -> dict[Measure, float]:
+        """The bounds that there are."""
+        every: dict[Measure, float | None] = {
+            "expected": self.expected, "p95": self.p95, "worst": self.worst,
+            "memory": self.memory, "mean_bits": self.mean_bits,
+        }  # fmt: skip
+        return {measure: bound for measure, bound in every.items() if bound is not None}
+
+    def allows(self, cost: Cost) -> bool:
+        """Whether a cost is within every bound.
+
+        Raises:
+            BadInput: when a bound is on what the ledger does not tell.
+        """
+        for measure, bound in self.bounds().items():
+            value = getattr(cost, measure)
+            if value is None:
+                raise untold(measure)
+            if value > bound:
+                return False
+        return True
+
+
+NO_BOUNDS = Budget()
+GIGA = 1e9
+
+
+def in_words(measure: Measure, value: float) -> str:
+    """A cost with its unit, as it stands in messages."""
+    if measure == "memory":
+        return f"{value:.6g} bytes of weights"
+    if measure == "mean_bits":
+        return f"{value:.6g} bits a weight"
+    what = {"expected": "", "p95": " at the 95th percentile", "worst": " at worst"}[measure]
+    return f"{value / GIGA:.6g} GBOPs{what}"
+
+
+def untold(measure: Measure) -> BadInput:
+    """The error of a bound on what a ledger does not tell."""
+    return BadInput(
+        f"no bound on {measure}: this study's ledger was recorded before weights were counted; "
+        "launch it under another name"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +230,29 @@ class Ledger:
         counts = np.bincount(exits, minlength=len(path))
         rates = counts / counts.sum()
         reached = int(np.searchsorted(np.cumsum(counts), np.ceil(0.95 * counts.sum())))
-        return Cost(float(rates @ path), float(path[reached]), float(path[-1]))
+        return Cost(
+            float(rates @ path), float(path[reached]), float(path[-1]),
+            self.memory(bits), self.mean_bits(bits),
+        )  # fmt: skip
+
+    @property
+    def tells_weights(self) -> bool:
+        """Whether the operations say how many weights they multiply by."""
+        return all(op.weights or op.kind == "matmul" for op in self.ops)
+
+    def memory(self, bits: Bits) -> float | None:
+        """Bytes of all weights at their bits, None where the operations do not tell."""
+        if not self.tells_weights:
+            return None
+        return sum(row.op.weights * row.right_bits for row in self.rows(bits)) / 8
+
+    def mean_bits(self, bits: Bits) -> float | None:
+        """Mean width of the blocks' weights, None where the operations do not tell."""
+        if not self.tells_weights:
+            return None
+        rows = [row for row in self.rows(bits) if row.op.part == "block"]
+        total = sum(row.op.weights * row.right_bits for row in rows)
+        return total / sum(row.op.weights for row in rows)
 
     @property
     def full_depth_macs(self) -> int:

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from search.cost import GIGA
 from search.evaluate import Evaluator
 from search.front import as_points, front_indices
 from search.policy import Policy
-from search.results import GIGA, Evaluation
+from search.results import Evaluation
 from search.space import PolicySpace
 from search.thresholds.candidates import ExitChoices
 from search.thresholds.harvest import harvest

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from search.cost import Cost, Ledger, References
+from search.cost import GIGA, Cost, Ledger, References
 from search.display import compact, html_table
 from search.policy import Policy
 from search.risk.terms import RiskTerms, measure_risk
 from search.tasks import Task
 from search.trace import ExitTrace, Routing
-
-GIGA = 1e9
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,16 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from search.cost import GIGA, Cost
 from search.display import compact
 from search.front import as_points, front_indices, hypervolume, knee
-from search.policy import FULL_PRECISION, Policy
-from search.results import GIGA, Evaluation
+from search.policy import FULL_PRECISION, Bits, Policy
+from search.results import Evaluation
 from studies.records import EvaluationRow, Study, StudyRecord
 from studies.store.reader import StudyReader
 
@@ -40,6 +41,9 @@ class FrontSummary:
     rows: Sequence[EvaluationRow]
     front: Sequence[int]
     details: Sequence[Evaluation] = ()
+    _of_bits: dict[Bits, tuple[float, float | None, float | None]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, record: StudyRecord, rows: Sequence[EvaluationRow]) -> FrontSummary:
@@ -147,6 +151,15 @@ class FrontSummary:
     def drop(self, row: EvaluationRow) -> float:
         """How much of the metric a policy loses against full precision at full depth."""
         return self.record.reference_value - row.value
+
+    def cost(self, row: EvaluationRow) -> Cost:
+        """What a policy costs by every measure; all but the recorded ones follow from its bits."""
+        bits, ledger = row.policy.bits, self.record.ledger
+        if bits not in self._of_bits:
+            worst = float(ledger.path_bops(bits)[-1])
+            self._of_bits[bits] = worst, ledger.memory(bits), ledger.mean_bits(bits)
+        worst, memory, mean_bits = self._of_bits[bits]
+        return Cost(row.gbops * GIGA, row.gbops_p95 * GIGA, worst, memory, mean_bits)
 
     def reduction(self, row: EvaluationRow) -> float:
         """Fraction of the 32x32 full-depth cost that a policy saves."""

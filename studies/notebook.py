@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.caching import default_cache_folder
 from search.cores import asked_threads
+from search.cost import NO_BOUNDS, Budget
 from search.disk_cache import DiskTraceCache
 from search.display import html_table, to_pandas
 from search.errors import ExitbitsError
@@ -161,13 +162,14 @@ class StudyHandle:
         max_drop: float | None = None,
         knee: bool = False,
         digest: str | None = None,
+        within: Budget = NO_BOUNDS,
     ) -> PickedPolicy:
-        """One policy under one rule; see :class:`studies.picking.PickRequest`.
+        """One policy under a rule and bounds; see :class:`studies.picking.PickRequest`.
 
         Raises:
             NoPolicyFound: when no evaluated policy satisfies it.
         """
-        request = PickRequest(max_gbops, min_accuracy, max_drop, knee, digest)
+        request = PickRequest(max_gbops, min_accuracy, max_drop, knee, digest, within=within)
         return PickedPolicy(pick(self.store, self.study, request))
 
     def __repr__(self) -> str:

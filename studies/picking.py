@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from search.cost import NO_BOUNDS, Budget, in_words
 from search.errors import BadInput, NoPolicyFound
-from search.front import best_under, cheapest_above, knee
+from search.front import as_points, best_under, cheapest_above, front_indices, knee
 from search.results import Evaluation
 from studies.fronts import FrontSummary
 from studies.policy_file import PolicyFile
@@ -17,7 +20,7 @@ OWN = "own"
 
 @dataclass(frozen=True)
 class PickRequest:
-    """Which policy is wanted, by one rule.
+    """Which policy is wanted, by one rule at most, among those within all bounds.
 
     Attributes:
         max_gbops: the most accurate at an expected cost of at most so much.
@@ -26,9 +29,10 @@ class PickRequest:
         knee: the knee of the front.
         digest: the policy whose digest begins so.
         model: with ``digest``, the beginning of the recovered model's digest, or ``own``.
+        within: bounds on other costs; without a rule the most accurate policy is wanted.
 
     Raises:
-        BadInput: when there is not one rule, or a value is out of range.
+        BadInput: when there is neither rule nor bound, two rules, or a value out of range.
     """
 
     max_gbops: float | None = None
@@ -37,13 +41,18 @@ class PickRequest:
     knee: bool = False
     digest: str | None = None
     model: str | None = None
+    within: Budget = NO_BOUNDS
 
     def __post_init__(self) -> None:
         by_value = (self.max_gbops, self.min_accuracy, self.max_drop, self.digest)
-        if sum(value is not None for value in by_value) + self.knee != 1:
+        rules = sum(value is not None for value in by_value) + self.knee
+        if rules > 1 or not (rules or self.within.bounds()):
             raise BadInput(
-                "give one of --max-gbops, --min-accuracy, --max-drop, --knee and --digest"
+                "give one of --max-gbops, --min-accuracy, --max-drop, --knee and --digest, or a "
+                "bound such as --max-worst-gbops"
             )
+        if self.digest is not None and self.within.bounds():
+            raise BadInput("--digest names a policy: leave out the bounds on its cost")
         for option, value in (
             ("--min-accuracy", self.min_accuracy),
             ("--max-drop", self.max_drop),
@@ -95,24 +104,48 @@ def choose(summary: FrontSummary, request: PickRequest) -> EvaluationRow:
         raise NoPolicyFound(f"study {name!r} has no evaluations yet: launch it first")
     if request.digest is not None:
         return _by_digest(request.digest, request.model, summary)
-    points = summary.points
+    rows = _within(summary, request.within)
+    points = as_points([row.value for row in rows], [row.gbops for row in rows])
     if request.max_gbops is not None:
         index = best_under(points, request.max_gbops)
         want = (
             f"costs at most {request.max_gbops} GBOPs: the cheapest costs {points[:, 1].min():.4f}"
         )
     elif request.knee:
-        index = knee(points)
-        want = f"is a knee: the front has {len(summary.front)} points, a knee needs three"
-    else:
+        index, front = knee(points), len(front_indices(points))
+        want = f"is a knee: the front has {front} points, a knee needs three"
+    elif request.min_accuracy is not None or request.max_drop is not None:
         floor = request.min_accuracy
         if floor is None:
             floor = summary.record.reference_value - (request.max_drop or 0.0)
         index = cheapest_above(points, floor)
         want = f"reaches {metric} {floor:.4f}: the best has {points[:, 0].max():.4f}"
+    else:
+        index, want = best_under(points, math.inf), "is there"
     if index is None:
         raise NoPolicyFound(f"no evaluated policy of {name!r} {want}")
-    return summary.rows[index]
+    return rows[index]
+
+
+def _within(summary: FrontSummary, bounds: Budget) -> Sequence[EvaluationRow]:
+    """The evaluations whose cost is within the bounds.
+
+    Raises:
+        NoPolicyFound: when there is none; the error names the least by every measure.
+    """
+    if not bounds.bounds():
+        return summary.rows
+    costs = [summary.cost(row) for row in summary.rows]
+    rows = [row for row, cost in zip(summary.rows, costs, strict=True) if bounds.allows(cost)]
+    if rows:
+        return rows
+    least = " and ".join(
+        f"{in_words(measure, bound)} (the least there is: "
+        f"{in_words(measure, min(getattr(cost, measure) for cost in costs))})"
+        for measure, bound in bounds.bounds().items()
+    )
+    name = summary.record.config.name
+    raise NoPolicyFound(f"no evaluated policy of {name!r} costs at most {least}")
 
 
 def _by_digest(prefix: str, model: str | None, summary: FrontSummary) -> EvaluationRow:

@@ -44,6 +44,7 @@ class _Op(_Stored):
     block: int = Field(ge=0, le=MOST)
     macs: int = Field(ge=0, le=2**53)
     layer: Text
+    weights: int = Field(default=0, ge=0, le=2**53)
 
 
 class _Ledger(_Stored):
@@ -109,6 +110,8 @@ class _Cost(_Stored):
     expected: Figure
     p95: Figure
     worst: Figure
+    memory: Figure | None = None
+    mean_bits: Figure | None = None
 
 
 class _References(_Stored):

@@ -25,12 +25,12 @@ FIELDS = {
 
 def small_ledger() -> Ledger:
     """Two blocks of two layers and one product each, an exit after both."""
-    ops = [Op("patch_embed", "conv", "embed", 0, 100, "patch_embed")]
+    ops = [Op("patch_embed", "conv", "embed", 0, 100, "patch_embed", 20)]
     for block in (1, 2):
         ops += [
-            Op(f"blocks.{block}.qkv", "linear", "block", block, 300, f"blocks.{block}.qkv"),
+            Op(f"blocks.{block}.qkv", "linear", "block", block, 300, f"blocks.{block}.qkv", 60),
             Op(f"blocks.{block}.attn.scores", "matmul", "block", block, 50, f"blocks.{block}.attn"),
-            Op(f"heads.{block}.fc", "linear", "head", block, 10, f"heads.{block}.fc"),
+            Op(f"heads.{block}.fc", "linear", "head", block, 10, f"heads.{block}.fc", 2),
         ]
     return Ledger(tuple(ops), (1, 2))
 

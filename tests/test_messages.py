@@ -59,7 +59,7 @@ def test_every_option_in_a_message_exists() -> None:
     wrong = [
         (file, option)
         for file, text in sentences()
-        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)
         if option not in OPTIONS
     ]
     assert wrong == []

@@ -92,7 +92,7 @@ def recipe_default(command: str, name: str) -> str:
                   if hasattr(recipe, name)}  # fmt: skip
         if not values:
             return "none"
-        usual = mode(values.values())
+        usual = mode(reversed(values.values()))  # of all different ones the last
         others = [f"{value} for {key}" for key, value in values.items() if value != usual]
         return f"{', '.join(others)}, else {usual}" if others else usual
     if name in {field.name for field in fields(RecoverRecipe)}:

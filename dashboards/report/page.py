@@ -11,10 +11,10 @@ from plotly.offline import get_plotlyjs
 from dashboards import theme
 from dashboards.report import figures
 from dashboards.words import front_in_words
-from search.cost import NOT_COUNTED
+from search.cost import GIGA, NOT_COUNTED
 from search.errors import BadInput
 from search.files import write_atomically
-from search.results import GIGA, Evaluation
+from search.results import Evaluation
 from studies.fronts import FrontSummary
 from studies.records import EvaluationRow
 from studies.words import report_mark

@@ -1,4 +1,4 @@
-"""Amortized-precision quantization: bits where they are used, exactly, under a BOPs budget.
+"""Amortized-precision quantization: bits where they are used, exactly, under budgets.
 
 The inner problem of MAQEE (arXiv 2605.07317):
 
@@ -6,6 +6,10 @@ The inner problem of MAQEE (arXiv 2605.07317):
 
 a multiple-choice knapsack, solved to the optimum by HiGHS. With every block used by everyone and
 all samples leaving at the last exit it is static mixed precision.
+
+Where the cost is amortized, u_l weighs damage and cost of a block alike and cancels: the bits are
+nearly those of static mixed precision. Where it is not (worst-case or 95th-percentile BOPs, memory
+of the weights, mean bit-width), u_l decides. Several bounds may hold at once.
 """
 
 from __future__ import annotations
@@ -14,20 +18,20 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 
 import numpy as np
 
 from search.bits.tables import Sensitivity, SensitivityTables
-from search.cost import Ledger, group_of
+from search.cost import NO_BOUNDS, Budget, Ledger, Measure, group_of, in_words, untold
 from search.errors import ExitbitsError, NoPolicyFound
 from search.policy import Bits
-from search.results import GIGA
 from search.space import PolicySpace
 from search.trace import Routing
 
+INFEASIBLE = 2  # as milp's status says it
 SCALE = 1e4  # HiGHS stops within an absolute gap of 1e-6, so differences must be large beside it
 
 
@@ -64,13 +68,15 @@ class Choice:
         weight_bits: None where the site has no weights.
         activation_bits: of its activations.
         damage: its part of the objective.
-        cost: its part of the amortized BOPs.
+        cost: its part of the cost.
+        others: its part of every other cost that is bounded.
     """
 
     weight_bits: int | None
     activation_bits: int
     damage: float
     cost: float
+    others: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,12 +86,39 @@ class Allocation:
     Attributes:
         bits: of every group of the problem's space.
         damage: the objective.
-        cost: A(b, t) in BOPs under the usage that was assumed.
+        cost: by the problem's measure, under the usage that was assumed.
     """
 
     bits: Bits
     damage: float
     cost: float
+
+
+@dataclass
+class _Prices:
+    """A cost as it grows with the bits of every site.
+
+    Attributes:
+        measure: what it is.
+        fixed: of what is not searched.
+        products: by group, a bit of weights times a bit of activations.
+        squares: by group, a bit of activations squared.
+        widths: by group, a bit of weights.
+    """
+
+    measure: Measure
+    fixed: float = 0.0
+    products: dict[str, float] = field(default_factory=dict)
+    squares: dict[str, float] = field(default_factory=dict)
+    widths: dict[str, float] = field(default_factory=dict)
+
+    def of(self, group: str, weight_bits: int | None, activation_bits: int) -> float:
+        """Of a site at its bits."""
+        cost = self.squares.get(group, 0.0) * activation_bits**2
+        if weight_bits is not None:
+            cost += self.products.get(group, 0.0) * activation_bits * weight_bits
+            cost += self.widths.get(group, 0.0) * weight_bits
+        return cost
 
 
 @dataclass(frozen=True)
@@ -102,6 +135,11 @@ class AllocationProblem:
         usage: how often blocks run and exits are taken, which the cost is amortized over.
         beta: weight of drift beside noise, 0 or more.
         weights: the usage that weighs damage, where it is to be another one.
+        measure: of the cost that budgets are given in.
+        within: bounds on other costs.
+
+    Raises:
+        BadInput: when a cost is one that the ledger does not tell.
     """
 
     space: PolicySpace
@@ -110,6 +148,8 @@ class AllocationProblem:
     usage: Usage
     beta: float = 1.0
     weights: Usage | None = None
+    measure: Measure = "expected"
+    within: Budget = NO_BOUNDS
 
     def damage(self, bits: Bits) -> float:
         """The objective for bits: what the tables predict."""
@@ -129,83 +169,124 @@ class AllocationProblem:
         return used * noise + self.beta * float(usage.exit_rates @ drift)
 
     @cached_property
-    def fixed_cost(self) -> float:
-        """Amortized BOPs of the embedding and the heads, whose bits are not searched."""
-        bits = {"embed": self.space.embed_bits, "head": self.space.head_bits}
-        return sum(
-            op.macs * bits[op.part] ** 2 * self._used(op.block)
-            for op in self.ledger.ops
-            if op.part != "block"
-        )
+    def _prices(self) -> list[_Prices]:
+        """Of the cost itself, and of every other that is bounded."""
+        return [self._prices_by(measure) for measure in (self.measure, *self.within.bounds())]
 
-    def _used(self, block: int) -> float:
-        return float(self.usage.utilization[block - 1]) if block else 1.0
+    def _prices_by(self, measure: Measure) -> _Prices:
+        if measure in ("memory", "mean_bits"):
+            return self._prices_of_weights(measure)
+        granularity = self.space.granularity
+        bits = {"embed": self.space.embed_bits, "head": self.space.head_bits}
+        prices = _Prices(measure)
+        for op in self.ledger.ops:
+            macs = op.macs * self._paid(op.block, measure)
+            if op.part != "block":
+                prices.fixed += macs * bits[op.part] ** 2
+                continue
+            rates = prices.squares if op.kind == "matmul" else prices.products
+            group = group_of(op, granularity)
+            rates[group] = rates.get(group, 0.0) + macs
+        return prices
+
+    def _paid(self, block: int, measure: Measure) -> float:
+        """How much of a block's BOPs, or of the embedding's at 0, a cost counts."""
+        if measure == "worst" or not block:
+            return 1.0
+        if measure == "expected":
+            return float(self.usage.utilization[block - 1])
+        left = np.cumsum(self.usage.exit_rates)
+        deepest = self.ledger.exit_blocks[int(np.argmax(left >= 0.95 - 1e-12))]
+        return float(block <= deepest)
+
+    def _prices_of_weights(self, measure: Measure) -> _Prices:
+        if not self.ledger.tells_weights:
+            raise untold(measure)
+        bits = {"embed": self.space.embed_bits, "head": self.space.head_bits}
+        prices = _Prices(measure)
+        for op in self.ledger.ops:
+            if op.part != "block":
+                prices.fixed += op.weights * bits[op.part] / 8
+            elif op.weights:
+                group = group_of(op, self.space.granularity)
+                prices.widths[group] = prices.widths.get(group, 0.0) + op.weights / 8
+        if measure == "mean_bits":
+            total = sum(prices.widths.values())
+            widths = {group: each / total for group, each in prices.widths.items()}
+            return _Prices(measure, widths=widths)
+        return prices
+
+    @property
+    def fixed_cost(self) -> float:
+        """Cost of the embedding and the heads, whose bits are not searched."""
+        return self._prices[0].fixed
 
     @cached_property
     def sites(self) -> dict[str, list[Choice]]:
-        """Choices of every site that no other choice of the site beats in both figures."""
-        granularity = self.space.granularity
-        by_weights: dict[str, float] = {}
-        by_activations: dict[str, float] = {}
-        for op in self.ledger.ops:
-            if op.part != "block":
-                continue
-            macs = by_activations if op.kind == "matmul" else by_weights
-            group = group_of(op, granularity)
-            macs[group] = macs.get(group, 0.0) + op.macs * self._used(op.block)
+        """Choices of every site that no other choice of the site beats in all figures."""
+        weighted = set(self.space.weight_groups)
         sites = {}
         for group in self.space.activation_groups:
-            products = by_weights.get(group)
             widths: Sequence[int | None] = (
-                (None,) if products is None else self.space.weight_choices
+                self.space.weight_choices if group in weighted else (None,)
             )
             found = []
             for weight, activation in product(widths, self.space.activation_choices):
                 damage = self._damage(self.tables.activations[group], activation)
-                cost = by_activations.get(group, 0.0) * activation**2
                 if weight is not None:
                     damage += self._damage(self.tables.weights[group], weight)
-                    cost += (products or 0.0) * activation * weight
-                found.append(Choice(weight, activation, damage, cost))
+                cost, *others = (prices.of(group, weight, activation) for prices in self._prices)
+                found.append(Choice(weight, activation, damage, cost, tuple(others)))
             sites[group] = _undominated(found)
         return sites
 
+    def cost_of(self, bits: Bits) -> float:
+        """What bits cost by the problem's measure, under its usage."""
+        weights = dict(zip(self.space.weight_groups, bits.weights, strict=True))
+        activations = zip(self.space.activation_groups, bits.activations, strict=True)
+        return self.fixed_cost + sum(
+            self._prices[0].of(group, weights.get(group), width) for group, width in activations
+        )
+
     @cached_property
     def cheapest(self) -> float:
-        """BOPs of the cheapest allocation there is."""
+        """Cost of the cheapest allocation there is, whatever else is bounded."""
         return self.fixed_cost + sum(choices[0].cost for choices in self.sites.values())
 
     @cached_property
     def dearest(self) -> float:
-        """BOPs of the cheapest allocation of least damage; more budget buys nothing."""
-        return self.fixed_cost + sum(choices[-1].cost for choices in self.sites.values())
+        """Cost of the cheapest allocation of least damage; more budget buys nothing."""
+        return self.fixed_cost + sum(_best(choices).cost for choices in self.sites.values())
 
     def solve(self, budget: float) -> Allocation:
-        """The allocation of least damage at an amortized cost of at most ``budget`` BOPs.
+        """The allocation of least damage at a cost of at most ``budget``, within all bounds.
 
         Raises:
-            NoPolicyFound: when even the cheapest one costs more; the error names it.
+            NoPolicyFound: when there is none; the error names the cheapest.
         """
         if self.cheapest > budget:
             raise NoPolicyFound(
-                f"no allocation costs at most {budget / GIGA:.6g} GBOPs: the cheapest possible "
-                f"one costs {self.cheapest / GIGA:.6g}; raise the budget"
+                f"no allocation costs at most {in_words(self.measure, budget)}: the cheapest "
+                f"possible one costs {in_words(self.measure, self.cheapest)}; raise the budget"
             )
-        if self.dearest <= budget:
-            return self._allocation([choices[-1] for choices in self.sites.values()])
+        bounds = [budget, *self.within.bounds().values()]
+        best = [_best(choices) for choices in self.sites.values()]
+        if self._is_within(best, bounds):
+            return self._allocation(best)
         from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, seldom needed
 
         listed = list(self.sites.values())
         flat = [choice for choices in listed for choice in choices]
         owner = np.repeat(np.arange(len(listed)), [len(choices) for choices in listed])
         damage = np.array([choice.damage for choice in flat])
-        cost = np.array([choice.cost for choice in flat])
-        room = budget - self.fixed_cost
-        rules = [
-            LinearConstraint((owner == np.arange(len(listed))[:, None]).astype(float), 1, 1),
+        rules = [LinearConstraint((owner == np.arange(len(listed))[:, None]).astype(float), 1, 1)]
+        for index, (bound, prices) in enumerate(zip(bounds, self._prices, strict=True)):
+            cost = np.array([(choice.cost, *choice.others)[index] for choice in flat])
+            room = bound - prices.fixed
+            if index:
+                _refuse_too_little(cost, owner, bound, prices)
             # A hair more, since sums round: what is really dearer is sorted out below.
-            LinearConstraint(cost[None] / room, -np.inf, 1 + 1e-9),
-        ]
+            rules.append(LinearConstraint(cost[None] / room, -np.inf, 1 + 1e-9))
         # Only differences within a site matter; scaled, the solver's absolute gap is no gap.
         floors = np.array([min(choice.damage for choice in choices) for choices in listed])
         objective = damage - floors[owner]
@@ -219,16 +300,32 @@ class AllocationProblem:
                     bounds=Bounds(0, 1),
                     options={"mip_rel_gap": 0},
                 )
+            if solved.x is None and solved.status == INFEASIBLE and len(bounds) > 1:
+                raise NoPolicyFound(
+                    "no allocation is within all of "
+                    + ", ".join(
+                        in_words(prices.measure, bound)
+                        for bound, prices in zip(bounds, self._prices, strict=True)
+                    )
+                    + ": raise one of them"
+                )
             if solved.x is None:
                 raise ExitbitsError(f"HiGHS found no allocation ({solved.message})")
             taken = np.flatnonzero(solved.x > 0.5)
-            allocation = self._allocation([flat[index] for index in taken])
-            if allocation.cost <= budget:
-                return allocation
+            chosen = [flat[index] for index in taken]
+            if self._is_within(chosen, bounds):
+                return self._allocation(chosen)
             # The solver allows a hair more than the budget: exclude this one and ask again.
             cut = np.zeros(len(flat))
             cut[taken] = 1
             rules.append(LinearConstraint(cut[None], -np.inf, len(taken) - 1))
+
+    def _is_within(self, chosen: Sequence[Choice], bounds: Sequence[float]) -> bool:
+        costs = zip(*((choice.cost, *choice.others) for choice in chosen), strict=True)
+        return all(
+            prices.fixed + sum(each) <= bound
+            for prices, each, bound in zip(self._prices, costs, bounds, strict=True)
+        )
 
     def sweep(self, count: int) -> list[Allocation]:
         """Allocations at ``count`` budgets from cheapest to dearest, each bits only once."""
@@ -252,6 +349,16 @@ class AllocationProblem:
         )
 
 
+def _refuse_too_little(cost: np.ndarray, owner: np.ndarray, bound: float, prices: _Prices) -> None:
+    """Raise ``NoPolicyFound`` where even the cheapest choice of every site costs more."""
+    least = prices.fixed + sum(float(cost[owner == site].min()) for site in np.unique(owner))
+    if least > bound * (1 + 1e-12):
+        raise NoPolicyFound(
+            f"no allocation costs at most {in_words(prices.measure, bound)}: the cheapest possible "
+            f"one costs {in_words(prices.measure, least)}; raise that bound"
+        )
+
+
 @contextmanager
 def _stdout_closed() -> Iterator[None]:
     """Drop what is written to the process's standard output meanwhile.
@@ -271,9 +378,18 @@ def _stdout_closed() -> Iterator[None]:
 
 
 def _undominated(choices: Sequence[Choice]) -> list[Choice]:
-    """Ascending in cost, strictly falling in damage."""
+    """Ascending in cost; none has more damage than one that costs no more by any measure."""
     kept: list[Choice] = []
-    for choice in sorted(choices, key=lambda one: (one.cost, one.damage)):
-        if not kept or choice.damage < kept[-1].damage:
+    for choice in sorted(choices, key=lambda one: (one.cost, one.damage, one.others)):
+        if not any(
+            one.damage <= choice.damage
+            and all(mine <= its for mine, its in zip(one.others, choice.others, strict=True))
+            for one in kept
+        ):
             kept.append(choice)
     return kept
+
+
+def _best(choices: Sequence[Choice]) -> Choice:
+    """The cheapest of least damage."""
+    return min(choices, key=lambda one: (one.damage, one.cost))

@@ -15,9 +15,8 @@ import numpy as np
 
 from search.bits.allocation import Usage
 from search.bits.tables import Sensitivity, SensitivityTables
-from search.cost import Ledger, group_of
+from search.cost import GIGA, Ledger, group_of
 from search.policy import Bits
-from search.results import GIGA
 from search.space import PolicySpace
 
 

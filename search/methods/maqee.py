@@ -25,11 +25,10 @@ import numpy as np
 
 from search.bits.allocation import Allocation, AllocationProblem, Usage
 from search.bits.tables import SensitivityTables
-from search.cost import Ledger
+from search.cost import GIGA, NO_BOUNDS, Budget, Ledger, Measure, in_words
 from search.errors import NoPolicyFound
 from search.methods.outer import OuterProblem
 from search.policy import Bits, Policy
-from search.results import GIGA
 from search.space import PolicySpace
 
 
@@ -70,7 +69,8 @@ class MaqeeResult:
     """What the loop found under one budget.
 
     Attributes:
-        budget: in BOPs.
+        budget: in expected BOPs, infinite for none.
+        within: bounds on other costs.
         policy: the best.
         risk: its G + alpha BSR.
         iterates: all of them, in order.
@@ -79,16 +79,23 @@ class MaqeeResult:
     """
 
     budget: float
+    within: Budget
     policy: Policy
     risk: float
     iterates: tuple[Iterate, ...]
     stops: dict[float, str]
     passes: int
 
+    @property
+    def bounds(self) -> str:
+        """Budget and bounds in words."""
+        return bounds_in_words(self.budget, self.within)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for the store."""
         return {
-            "budget_gbops": self.budget / GIGA,
+            "budget_gbops": self.budget / GIGA if math.isfinite(self.budget) else None,
+            "within": self.within.bounds(),
             "risk": self.risk,
             "passes": self.passes,
             "stops": {str(epsilon): reason for epsilon, reason in self.stops.items()},
@@ -103,15 +110,20 @@ class Maqee:
     Attributes:
         outer: thresholds for given bits.
         tables: measured sensitivities.
+        within: bounds on other costs than the expected one.
         on_iterate: receives every iterate as it is found.
     """
 
     outer: OuterProblem
     tables: SensitivityTables
+    within: Budget = NO_BOUNDS
     on_iterate: Callable[[Iterate], None] = lambda iterate: None
 
     def search(self, budget: float) -> MaqeeResult:
         """Find the policy of least risk at an expected cost of at most ``budget`` BOPs.
+
+        Args:
+            budget: in BOPs, infinite where only other costs are bounded.
 
         Raises:
             NoPolicyFound: when nothing in the space costs so little; the error names what does.
@@ -123,10 +135,12 @@ class Maqee:
             stops[math.inf] = run.alternate(math.inf)  # as early and as narrow as need be
         if run.best is None:
             raise NoPolicyFound(
-                f"no policy found at {budget / GIGA:.6g} GBOPs: raise the budget, or lower the "
-                "space's lowest threshold so that samples may leave earlier"
+                f"no policy found at {bounds_in_words(budget, self.within)}: raise the budget, or "
+                "lower the space's lowest threshold so that samples may leave earlier"
             )
-        return MaqeeResult(budget, run.best, run.risk, tuple(run.iterates), stops, len(run.traced))
+        return MaqeeResult(
+            budget, self.within, run.best, run.risk, tuple(run.iterates), stops, len(run.traced)
+        )
 
     def epsilons(self) -> tuple[float, ...]:
         """The bounds under which the loop is run, ascending."""
@@ -141,13 +155,19 @@ class Maqee:
         """The inner problem under a usage."""
         ledger = self.outer.traces.ledger
         settings = self.outer.settings
-        if not settings.amortized:
-            # Cost stays what it is; only the damage forgets how often a layer runs.
-            return AllocationProblem(
-                self.outer.space, ledger, self.tables, usage, settings.beta,
-                weights=Usage.full_depth(ledger),
-            )  # fmt: skip
-        return AllocationProblem(self.outer.space, ledger, self.tables, usage, settings.beta)
+        # Cost stays what it is; only the damage forgets how often a layer runs.
+        weights = None if settings.amortized else Usage.full_depth(ledger)
+        return AllocationProblem(
+            self.outer.space, ledger, self.tables, usage, settings.beta, weights,
+            within=self.within,
+        )  # fmt: skip
+
+
+def bounds_in_words(budget: float, within: Budget) -> str:
+    """A budget in expected BOPs, and bounds on other costs."""
+    expected = {"expected": budget} if math.isfinite(budget) else {}
+    bounds: dict[Measure, float] = {**expected, **within.bounds()}  # type: ignore[dict-item]
+    return " and ".join(in_words(measure, bound) for measure, bound in bounds.items())
 
 
 def refuse_impossible(space: PolicySpace, ledger: Ledger, budget: float) -> None:
@@ -182,7 +202,8 @@ class _Run:
             if iteration and self._cost(routed) > self.budget:
                 # These bits cannot meet epsilon within the budget: the usage to plan for is that
                 # of the best that they can do.
-                routed, _ = outer.under(bits, self.budget) or (routed, math.inf)
+                found = outer.under(bits, self.budget, self.loop.within)
+                routed, _ = found or (routed, math.inf)
             self.traced.add(bits)
             usage = Usage.of(outer.traces.trace(bits).replay(routed.thresholds))
             try:
@@ -201,7 +222,7 @@ class _Run:
 
     def _try(self, allocation: Allocation, epsilon: float, attained: bool) -> float:
         self.traced.add(allocation.bits)
-        found = self.loop.outer.under(allocation.bits, self.budget)
+        found = self.loop.outer.under(allocation.bits, self.budget, self.loop.within)
         chosen, risk = found if found is not None else (None, math.inf)
         accepted = risk < self.risk
         iterate = Iterate(epsilon, attained, chosen, allocation.damage, risk, accepted)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from search.cost import Ledger
+from search.cost import NO_BOUNDS, Budget, Ledger
 from search.methods.settings import MaqeeSettings
 from search.policy import Bits, Policy
 from search.risk.terms import RiskTerms, measure_risk
@@ -96,14 +96,37 @@ class OuterProblem:
             return self.deepest(bits), False
         return found.policy(bits, index), True
 
-    def under(self, bits: Bits, budget: float) -> tuple[Policy, float] | None:
-        """The thresholds of least risk at a cost of at most ``budget`` BOPs, and that risk."""
+    def under(
+        self, bits: Bits, budget: float, within: Budget = NO_BOUNDS
+    ) -> tuple[Policy, float] | None:
+        """The thresholds of least risk at a cost of at most ``budget`` BOPs, and that risk.
+
+        Args:
+            bits: of the policy.
+            budget: in expected BOPs.
+            within: bounds on other costs.
+        """
         found = self.harvest(bits)
         risk = self.risk(found)
+        if within.bounds():
+            allowed = self._allowed(bits, found, within)
+            found, risk = found.take(allowed), risk[allowed]
         index = found.best_under(risk, budget)
         if index is None:
             return None
         return found.policy(bits, index), float(risk[index])
+
+    def _allowed(self, bits: Bits, found: Harvest, within: Budget) -> np.ndarray:
+        """Indices of the harvested vectors whose other costs are within their bounds."""
+        ledger, trace = self.traces.ledger, self.traces.trace(bits)
+        if within.p95 is None and len(found):  # the rest depends on no threshold
+            first = ledger.cost(bits, trace.replay(found.policy(bits, 0).thresholds).exits)
+            return np.arange(len(found) if within.allows(first) else 0)
+        costs = (
+            ledger.cost(bits, trace.replay(found.policy(bits, index).thresholds).exits)
+            for index in range(len(found))
+        )
+        return np.flatnonzero([within.allows(cost) for cost in costs])
 
     def deepest(self, bits: Bits) -> Policy:
         """The bits with every threshold at the space's highest."""

@@ -172,4 +172,6 @@ class EarlyExitModel(nn.Module):
             return Op(short, "matmul", part, block, macs, short.rpartition(".")[0])
         kind: Kind = "linear" if isinstance(module, nn.Linear) else "conv"
         fan_in = module.weight[0].numel()
-        return Op(short, kind, part, block, output.numel() * fan_in, short)
+        return Op(
+            short, kind, part, block, output.numel() * fan_in, short, module.weight.numel()
+        )  # fmt: skip

@@ -276,7 +276,7 @@ RECIPES: dict[str, tuple[TrainRecipe, Callable[[Request], Prepared]]] = {
         partial(_prepare_fashion, "fashion", FASHION_ARCHITECTURE),
     ),
     "fashion-deep": (
-        TrainRecipe(epochs=40, exit_epochs=5),
+        TrainRecipe(epochs=20, exit_epochs=3),
         partial(_prepare_fashion, "fashion-deep", DEEP_ARCHITECTURE),
     ),
     "imagefolder": (

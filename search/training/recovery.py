@@ -1,12 +1,12 @@
 """Recovery: a quantized model learns to answer as its full-precision self did.
 
 Self-distillation: the teacher is the full-precision model, the student its quantized twin under
-one policy's bits, with a straight-through estimator. No labels are used. Every exit is pulled
-towards the teacher's own answer there, in proportion to how often the policy leaves by it.
+one policy's bits, or under bits that every step draws anew, with a straight-through estimator. No
+labels are used. Every exit is pulled towards the teacher's own answer there.
 
 The ranges are chosen anew every so many steps by the very quantizer that later evaluates the
 model, so what was trained is what is measured. The outcome is an ordinary full-precision
-checkpoint, meant for the policy's bits.
+checkpoint, meant for the bits that were trained.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ from search.trace import ExitTrace
 from search.training.loop import TrainingData
 from search.training.resume import TrainingState
 from search.training.stepping import GradientStep
-
-EXIT_FLOOR = 0.1  # an exit that is hardly taken still steers those that pass it
+from search.training.targets import Target
 
 
 @dataclass(frozen=True)
@@ -97,26 +96,22 @@ class StepReport:
 OnStep = Callable[[StepReport], None]
 
 
-def recovery_key(
-    quantized: QuantizedModel, bits: Bits, exit_rates: tuple[float, ...], recipe: RecoverRecipe
-) -> str:
+def recovery_key(quantized: QuantizedModel, target: Target, recipe: RecoverRecipe) -> str:
     """Digest of everything that a recovered model depends on, but the training images."""
     return digest_of(
         {
-            "bits": bits.as_dict(),
-            "exit_rates": list(exit_rates),
+            **target.as_dict(),
             "recipe": recipe.as_dict(),
             "model": quantized.card.digest,
             "calibration": quantized.calibration.digest,
-            "quantizer": quantized.quantizer,
+            "quantizer": quantized.identity["quantizer"],
         }
     )
 
 
 def recover(
     quantized: QuantizedModel,
-    bits: Bits,
-    exit_rates: tuple[float, ...],
+    target: Target,
     data: TrainingData,
     recipe: RecoverRecipe,
     *,
@@ -127,8 +122,7 @@ def recover(
 
     Args:
         quantized: the full-precision model, the calibration images and the quantizer.
-        bits: what is trained for.
-        exit_rates: how often samples leave by each exit, ``[E]``.
+        target: what is trained for.
         data: training images.
         recipe: hyperparameters.
         state: a file that keeps the state of an interrupted recovery, which then goes on from
@@ -146,27 +140,22 @@ def recover(
             f"{len(data)} training images are fewer than one batch of {recipe.batch_size}: "
             "lower the batch size or add images"
         )
-    widths, exits = quantized.ledger.widths(bits), len(quantized.ledger.exit_blocks)
-    if len(exit_rates) != exits:
-        raise BadInput(
-            f"policy has {len(exit_rates)} exits, the model needs {exits}: "
-            "use a policy searched for this model"
-        )
+    target.check(quantized.ledger)
     teacher = quantized.model.to(quantized.device).eval()
     student = copy.deepcopy(teacher)
-    twin = StraightThrough(student, widths, resolve_quantizer(quantized.quantizer))
+    widths, first = quantized.ledger.widths, target.draw(1)
+    twin = StraightThrough(student, widths(first[0]), resolve_quantizer(quantized.quantizer))
     twin.model.to(quantized.device)
     parameters = list(student.parameters())
     optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=(0.9, 0.99))
-    weights = torch.tensor(exit_rates, device=quantized.device) + EXIT_FLOOR
-    weights = weights / weights.sum()
-    saved = TrainingState(state, recovery_key(quantized, bits, exit_rates, recipe))
+    weights = torch.tensor(target.exit_weights(), device=quantized.device)
+    saved = TrainingState(state, recovery_key(quantized, target, recipe))
     done = saved.load(student, optimizer)
 
-    def loss_of(images: Tensor) -> tuple[Tensor, None]:
+    def loss_of(images: Tensor, answers: Tensor) -> tuple[Tensor, None]:
         heat = recipe.temperature
         return distillation_loss(
-            quantized.torch_task, twin.model(images), teacher(images), weights, heat
+            quantized.torch_task, twin.model(images), answers, weights, heat
         ), None
 
     gradients = GradientStep(loss_of, optimizer, recipe.compile)
@@ -191,16 +180,34 @@ def recover(
                 losses.clear()
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * _rate(step, recipe.steps)
-            loss, _ = gradients(images.to(quantized.device))
+            losses.append(_gradients(gradients, twin, teacher, images.to(quantized.device),
+                                     [widths(bits) for bits in target.draw(step)]))  # fmt: skip
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            losses.append(loss.item())
     finally:
         for parameter in teacher.parameters():
             parameter.requires_grad_(True)
     on_step(StepReport(recipe.steps, recipe.steps, _mean(losses)))
     saved.remove()
     return student.eval()
+
+
+def _gradients(
+    step: GradientStep,
+    twin: StraightThrough,
+    teacher: EarlyExitModel,
+    images: Tensor,
+    drawn: list[dict[str, tuple[int, int]]],
+) -> float:
+    """Leave the gradients of the mean loss over drawn widths, and return that loss."""
+    with torch.no_grad():
+        answers = teacher(images)
+    total = 0.0
+    for index, widths in enumerate(drawn):
+        twin.set_bits(widths)
+        loss, _ = step(images, answers, add=index > 0, share=1 / len(drawn))
+        total += loss.item() / len(drawn)
+    return total
 
 
 @dataclass(frozen=True)

@@ -31,17 +31,29 @@ class GradientStep:
         self._compiled: LossOf | None = torch.compile(loss_of) if compile else None
         self._proven = False
 
-    def __call__(self, *batch: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The loss and the rest; the optimizer's parameters hold the gradients."""
+    def __call__(
+        self, *batch: Tensor, add: bool = False, share: float = 1.0
+    ) -> tuple[Tensor, Tensor | None]:
+        """The loss and the rest; the optimizer's parameters hold the gradients.
+
+        Args:
+            batch: what the loss is of.
+            add: whether the gradients are added to those that the parameters hold.
+            share: of the loss that gradients are of.
+        """
+
+        def run(loss_of: LossOf) -> tuple[Tensor, Tensor | None]:
+            return self._run(loss_of, batch, add, share)
+
         if self._compiled is None:
-            return self._run(self._plain, *batch)
+            return run(self._plain)
         if self._proven:
-            return self._run(self._compiled, *batch)
+            return run(self._compiled)
         try:
-            result = self._run(self._compiled, *batch)
+            result = run(self._compiled)
         except Exception as error:
             # Compilers fail in many ways. Where the step itself is wrong, it is so again below.
-            result = self._run(self._plain, *batch)
+            result = run(self._plain)
             reason = next((line for line in str(error).splitlines() if line.strip()), "")
             log.warning(
                 "the training step cannot be compiled here (%s: %s): going on without, several "
@@ -51,8 +63,11 @@ class GradientStep:
         self._proven = True
         return result
 
-    def _run(self, loss_of: LossOf, *batch: Tensor) -> tuple[Tensor, Tensor | None]:
-        self._optimizer.zero_grad(set_to_none=True)
+    def _run(
+        self, loss_of: LossOf, batch: tuple[Tensor, ...], add: bool, share: float
+    ) -> tuple[Tensor, Tensor | None]:
+        if not add:
+            self._optimizer.zero_grad(set_to_none=True)
         loss, rest = loss_of(*batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
         return loss, rest

@@ -7,8 +7,9 @@ import json
 import sys
 from pathlib import Path
 
+from search.cost import GIGA
 from search.data.splits import HELD_OUT_SPLITS
-from search.results import GIGA, Evaluation
+from search.results import Evaluation
 from studies.commands.common import add_json, add_places, add_threads, at_places
 from studies.evaluating import evaluate_policy_file
 from studies.policy_file import read_policy_file

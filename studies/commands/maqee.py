@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from search.cost import GIGA
+from search.errors import BadInput
 from search.methods.maqee import refuse_impossible
 from search.methods.settings import MaqeeSettings
-from search.results import GIGA
 from studies.commands.bars import bars
+from studies.commands.bounds import OPTIONS, add_bounds, positive_number, read_bounds
 from studies.commands.common import add_places, positive, read_store
 from studies.commands.method_options import (
     add_models,
@@ -35,9 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``exitbits maqee``."""
     add_study(parser)
     parser.add_argument(
-        "--budgets", type=_gbops, nargs="+", required=True, metavar="X",
-        help="expected GBOPs a sample that policies may cost (required)",
+        "--budgets", type=positive_number, nargs="+", metavar="X",
+        help="expected GBOPs a sample that policies may cost, one policy each (default none, "
+        "another bound is needed then)",
     )  # fmt: skip
+    add_bounds(parser)
     add_settings(parser)
     parser.add_argument(
         "--epsilon", type=float, nargs="+", metavar="E",
@@ -56,19 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_places(parser, data=False)
 
 
-def _gbops(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a positive number of GBOPs")
-    return value
-
-
 def run(args: argparse.Namespace) -> int:
     """Search under every budget, record each policy as it is found, and print them all."""
     check_data(args)
+    within = read_bounds(args)
+    if not args.budgets and not within.bounds():
+        raise BadInput(f"no budget: give --budgets, {OPTIONS}")
+    budgets = args.budgets or [math.inf]
     settings = MaqeeSettings(
         alpha=args.alpha,
         beta=args.beta,
@@ -79,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     store = StudyStore(read_store(args))
     study = study_at_places(store, args)
     record = study.record
-    refuse_impossible(record.space, record.ledger, min(args.budgets) * GIGA)
+    refuse_impossible(record.space, record.ledger, min(budgets) * GIGA)
 
     training = read_training(args)
     from studies.methods.maqee import search_budgets
@@ -87,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
     with bars(Console(stderr=True)) as on_progress:
         opened = open_for_methods(store, study, args.cache, settings, training, on_progress)
-        policies = list(search_budgets(opened, args.budgets, on_progress))
+        policies = list(search_budgets(opened, budgets, within, on_progress))
     rows = [policy.as_dict() for policy in policies]
     if args.json:
         print(json.dumps({"study": args.study, "policies": rows}, indent=2, allow_nan=False))
@@ -110,7 +108,7 @@ def _shown(row: dict[str, Any]) -> dict[str, str]:
     bits = row["policy"]
     return {
         "method": row["source"],
-        "budget": f"{row['budget_gbops']:g}",
+        "budget": "none" if row["budget_gbops"] is None else f"{row['budget_gbops']:g}",
         "accuracy": f"{row['accuracy']:.4f}",
         "± se": f"{row['accuracy_se']:.4f}",
         "GBOPs": f"{row['gbops']:.4f}",
@@ -130,8 +128,8 @@ def _unattained(policies: Sequence[MaqeePolicy], epsilons: Sequence[float]) -> l
     """Says which of the asked bounds no policy within a budget meets."""
     results = [policy.result for policy in policies if policy.checkpoint is None]
     return [
-        f"epsilon {epsilon:g} is not met within {result.budget / GIGA:g} GBOPs: the least risk "
-        f"found is {result.risk:.4f}"
+        f"epsilon {epsilon:g} is not met within {result.bounds}: the least risk found is "
+        f"{result.risk:.4f}"
         for epsilon in epsilons
         for result in results
         if result.risk > epsilon

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from search.caching import default_cache_folder
+from search.cost import GIGA
 from search.errors import BadInput
 from search.methods.settings import MaqeeSettings
 from search.policy import Bits
-from search.results import GIGA
 from studies.commands.common import add_json, add_store, add_threads, at_places, stdout_console
 from studies.fronts import FrontSummary
 from studies.records import Study

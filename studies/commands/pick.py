@@ -7,6 +7,8 @@ import json
 import math
 from pathlib import Path
 
+from search.cost import Measure, in_words
+from studies.commands.bounds import add_bounds, read_bounds
 from studies.commands.common import add_json, add_store, read_store
 from studies.picking import PickRequest, pick
 from studies.policy_file import write_policy_file
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", help="name of the study")
     add_store(parser)
     add_json(parser)
-    rule = parser.add_mutually_exclusive_group(required=True)
+    rule = parser.add_mutually_exclusive_group()
     rule.add_argument(
         "--max-gbops",
         type=_finite,
@@ -49,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rule.add_argument("--knee", action="store_true", help="the knee of the front")
     rule.add_argument("--digest", metavar="PREFIX", help="the policy with this digest")
+    add_bounds(parser)
     parser.add_argument(
         "--model",
         metavar="PREFIX",
@@ -74,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         knee=args.knee,
         digest=args.digest,
         model=args.model,
+        within=read_bounds(args),
     )
     store = StudyStore(read_store(args))
     picked = pick(store, store.get(args.study), request)
@@ -93,6 +97,10 @@ def run(args: argparse.Namespace) -> int:
         f"{row.gbops:.4f} GBOPs expected, {summary.reduction(row):.2%} below 32x32 at full depth, "
         f"measured on {picked.evaluation.samples} images"
     )
+    costs = summary.cost(row)
+    measures: tuple[Measure, ...] = ("p95", "worst", "memory", "mean_bits")
+    told = [(one, getattr(costs, one)) for one in measures]
+    print("; ".join(in_words(one, value) for one, value in told if value is not None))
     print(
         "NOT CERTIFIED: this accuracy was measured on the split that chose the policy, "
         "so it flatters"

@@ -32,14 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--epochs",
         type=int,
-        help="passes over the training images (default 10 for imagefolder, else 40)",
+        help="passes over the training images (default 40 for fashion, 20 for fashion-deep, else "
+        "10)",
     )
     parser.add_argument(
         "--exit-epochs",
         type=int,
         metavar="N",
         help="the backbone learns by its last exit alone, and its other exits N passes longer, on "
-        "the frozen backbone; 0 for all at once (default 5 for fashion-deep, else 0)",
+        "the frozen backbone; 0 for all at once (default 3 for fashion-deep, else 0)",
     )
     parser.add_argument(
         "--distillation",

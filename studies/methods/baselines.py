@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from search.methods.baselines import BaselineSet, trained_baselines
 from search.results import Evaluation
 from search.sensitivity import Additivity
+from search.training.targets import ForBits
 from studies.fronts import FrontSummary
 from studies.methods.opened import OpenedStudy
 from studies.methods.recovery import OnProgress, Recovered, Recovery, steps_of
@@ -57,7 +58,7 @@ def _record_trained(opened: OpenedStudy, recovery: Recovery, on_progress: OnProg
     names = []
     for name, bits, rates in trained_baselines(opened.outer.space):
         on_step = steps_of(f"recovering {name}", on_progress)
-        made = recovery.make(bits, rates, on_step=on_step)
+        made = recovery.make(ForBits(bits, rates), on_step=on_step)
         trained = BaselineSet(opened.outer.on(made.traces), opened.tables)
         _record(opened, name, trained.with_exits(bits), made)
         names.append(name)

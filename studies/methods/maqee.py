@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.methods.maqee import Iterate, Maqee, MaqeeResult
-from search.results import GIGA, Evaluation
+from search.cost import GIGA, NO_BOUNDS, Budget
+from search.methods.maqee import Iterate, Maqee, MaqeeResult, bounds_in_words
+from search.results import Evaluation
 from search.risk.terms import RiskTerms
+from search.training.targets import ForBits
 from studies.methods.opened import OpenedStudy
 from studies.methods.recovery import OnProgress, Recovery, steps_of
 from studies.store.contributions import Contribution, contribute
@@ -69,13 +71,15 @@ class MaqeePolicy:
 def search_budgets(
     opened: OpenedStudy,
     budgets: Sequence[float],
+    within: Budget = NO_BOUNDS,
     on_progress: OnProgress = lambda what, done, of: None,
 ) -> Iterator[MaqeePolicy]:
     """Search under every budget, the smallest first, and recover each where that is set up.
 
     Args:
         opened: the study.
-        budgets: expected GBOPs that a policy may cost.
+        budgets: expected GBOPs that a policy may cost, infinite for any.
+        within: bounds on other costs.
         on_progress: receives how far it is.
 
     Yields:
@@ -85,15 +89,18 @@ def search_budgets(
         NoPolicyFound: when no policy fits a budget.
     """
     for budget in sorted(budgets):
-        policy = _search(opened, budget, on_progress)
+        policy = _search(opened, budget, within, on_progress)
         yield policy
         if opened.recovery is not None:
             yield _recover(opened, opened.recovery, policy.result, on_progress)
 
 
-def _search(opened: OpenedStudy, budget: float, on_progress: OnProgress) -> MaqeePolicy:
+def _search(
+    opened: OpenedStudy, budget: float, within: Budget, on_progress: OnProgress
+) -> MaqeePolicy:
     started = time.monotonic()
-    what, allocations = f"MAQEE at {budget:g} GBOPs", 0
+    bounds = bounds_in_words(budget * GIGA, within)
+    what, allocations = f"MAQEE at {bounds}", 0
     on_progress(what, 0, None)
 
     def on_iterate(iterate: Iterate) -> None:
@@ -101,7 +108,7 @@ def _search(opened: OpenedStudy, budget: float, on_progress: OnProgress) -> Maqe
         allocations += 1
         on_progress(what, allocations, None)
 
-    result = Maqee(opened.outer, opened.tables, on_iterate).search(budget * GIGA)
+    result = Maqee(opened.outer, opened.tables, within, on_iterate).search(budget * GIGA)
     evaluation = opened.evaluator.evaluate(result.policy)
     attributes = {"maqee": result.as_dict(), "maqee_settings": opened.outer.settings.as_dict()}
     contribution = Contribution(SOURCE, evaluation, attributes=attributes)
@@ -117,11 +124,11 @@ def _recover(
     started = time.monotonic()
     policy = result.policy
     rates = opened.evaluator.evaluate(policy).exit_rates
-    on_step = steps_of(f"recovering MAQEE at {result.budget / GIGA:g} GBOPs", on_progress)
-    made = recovery.make(policy.bits, rates, on_step=on_step)
+    on_step = steps_of(f"recovering MAQEE at {result.bounds}", on_progress)
+    made = recovery.make(ForBits(policy.bits, rates), on_step=on_step)
     outer = opened.outer.on(made.traces)
-    within = outer.under(policy.bits, result.budget)
-    chosen = policy if within is None else within[0]
+    found = outer.under(policy.bits, result.budget, result.within)
+    chosen = policy if found is None else found[0]
     evaluation = made.traces.evaluate(chosen)
     contribution = Contribution(RECOVERED, evaluation, made.digest, made.weights)
     contribute(opened.store, opened.study.id, [contribution])

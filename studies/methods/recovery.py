@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from search.disk_cache import DiskCaches
 from search.errors import BadInput
 from search.evaluate import Evaluator
 from search.methods.outer import OuterProblem
 from search.methods.settings import MaqeeSettings
 from search.models.card import RECOVERED_FROM, card_path
 from search.models.checkpoint import check_suffix, load_checkpoint, save_checkpoint
-from search.policy import Bits
 from search.quantized import QuantizedModel
 from search.results import Evaluation
 from search.space import PolicySpace
@@ -27,8 +27,10 @@ from search.training.recovery import (
     recover,
     recovery_key,
 )
+from search.training.targets import ForBits, ForSpace, Target
 from studies.policy_file import PolicyFile
-from studies.work.opening import open_policy_evaluator
+from studies.records import Study
+from studies.work.opening import open_policy_evaluator, open_study_evaluator
 
 OnProgress = Callable[[str, int, int | None], None]
 """Receives what is being done, how much of it is done, and of how much, None where nobody knows."""
@@ -50,24 +52,22 @@ class Recovery:
     recipe: RecoverRecipe
     folder: Path = Path("recovered")
 
-    def key(self, bits: Bits, exit_rates: tuple[float, ...]) -> str:
+    def key(self, target: Target) -> str:
         """Digest of everything that a recovered model depends on, but the training images."""
-        return recovery_key(self.original.quantized, bits, exit_rates, self.recipe)
+        return recovery_key(self.original.quantized, target, self.recipe)
 
     def make(
         self,
-        bits: Bits,
-        exit_rates: tuple[float, ...],
+        target: Target,
         weights: Path | None = None,
         on_step: OnStep = lambda report: None,
     ) -> Recovered:
-        """Recover the model for bits, or load it where that is done already.
+        """Recover the model for a target, or load it where that is done already.
 
         An interrupted recovery leaves its state beside ``weights`` and goes on from there.
 
         Args:
-            bits: what is trained for.
-            exit_rates: how often samples leave by each exit.
+            target: what is trained for.
             weights: the checkpoint to write, None for one that is named by its content; its card
                 goes beside it.
             on_step: receives progress.
@@ -75,7 +75,7 @@ class Recovery:
         Raises:
             BadInput: when there is another checkpoint at ``weights``, or weights without a card.
         """
-        key = self.key(bits, exit_rates)
+        key = self.key(target)
         weights = weights or self.folder / f"{key[:16]}.safetensors"
         check_suffix(weights)
         if weights.exists() and card_path(weights).exists():
@@ -89,7 +89,7 @@ class Recovery:
             )
         else:
             model = recover(
-                self.original.quantized, bits, exit_rates, self.data, self.recipe,
+                self.original.quantized, target, self.data, self.recipe,
                 state=weights.with_suffix(".state"), on_step=on_step,
             )  # fmt: skip
             card = self.original.card.model_copy(
@@ -97,7 +97,7 @@ class Recovery:
                     "training": {
                         "recovery": key,
                         RECOVERED_FROM: self.original.card.digest,
-                        "bits": bits.as_dict(),
+                        **target.as_dict(),
                         "recipe": self.recipe.as_dict(),
                     }
                 }
@@ -175,7 +175,7 @@ def recover_policy(
     data = open_training_data(section.dataset, images, evaluator.card.input, section.options())
     on_step = steps_of(f"recovering policy {policy.digest[:12]}", on_progress)
     made = Recovery(evaluator, data, recipe).make(
-        policy.bits, recorded.exit_rates, weights, on_step
+        ForBits(policy.bits, recorded.exit_rates), weights, on_step
     )
     low, high = given.study.space.thresholds
     space = PolicySpace.from_ledger(
@@ -198,6 +198,60 @@ def recover_policy(
         }
     )
     return RecoveredPolicy(recorded, after, weights, made.digest, file)
+
+
+@dataclass(frozen=True)
+class RecoveredSpace:
+    """A model that was recovered for every policy of a study's space.
+
+    Attributes:
+        made: the model.
+        uniform: at every width that weights and activations may both have, the metric at full
+            depth before and after, without exits.
+    """
+
+    made: Recovered
+    uniform: dict[int, tuple[float, float]]
+
+
+def recover_study(
+    study: Study,
+    images: Path,
+    recipe: RecoverRecipe,
+    weights: Path,
+    cache: Path,
+    on_progress: OnProgress = lambda what, done, of: None,
+) -> RecoveredSpace:
+    """Recover one model for every policy of a study's space.
+
+    Args:
+        study: whose model and space.
+        images: folder of the training images.
+        recipe: how recovery trains on them.
+        weights: the checkpoint to write; its card goes beside it.
+        cache: folder of traces and calibrations.
+        on_progress: receives how far it is.
+
+    Raises:
+        BadInput: when the model or the images are not those of the study, or ``weights`` holds
+            something else.
+    """
+    record, caches = study.record, DiskCaches(cache)
+    evaluator = networks_only(open_study_evaluator(record, caches.traces, caches.calibrations))
+    section, space = record.config.data, record.space
+    data = open_training_data(section.dataset, images, evaluator.card.input, section.options())
+    on_step = steps_of(
+        f"recovering the model for every policy of {record.config.name}", on_progress
+    )
+    target = ForSpace(space, recipe.seed)
+    made = Recovery(evaluator, data, recipe).make(target, weights, on_step)
+    uniform = {}
+    widths = [w for w in space.weight_choices if w in space.activation_choices]
+    for number, width in enumerate(widths):
+        on_progress("measuring before and after", number, len(widths))
+        deepest = space.uniform(width, 1.0)
+        uniform[width] = (evaluator.evaluate(deepest).value, made.traces.evaluate(deepest).value)
+    return RecoveredSpace(made, uniform)
 
 
 def networks_only(evaluator: Evaluator[Any]) -> Evaluator[QuantizedModel]:

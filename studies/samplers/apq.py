@@ -23,9 +23,10 @@ from optuna.trial import FrozenTrial
 
 from search.bits.allocation import AllocationProblem, Usage
 from search.bits.surrogate import front_gain
+from search.cost import GIGA
 from search.errors import ExitbitsError
 from search.policy import Policy
-from search.results import GIGA, Evaluation
+from search.results import Evaluation
 from search.space import PolicySpace
 from studies.samplers.knowledge import Knowledge
 

@@ -14,8 +14,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Row
 
+from search.cost import GIGA
 from search.errors import BadInput
-from search.results import GIGA, Evaluation
+from search.results import Evaluation
 
 
 def new_study_row(name: str, directions: Sequence[StudyDirection]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from search.bits.surrogate import Surrogate
 from search.bits.tables import SensitivityTables
+from search.cost import GIGA
 from search.policy import Bits, Policy
-from search.results import GIGA, Evaluation
+from search.results import Evaluation
 from studies.live_front import LiveFront
 from studies.records import EvaluationGone, Study, StudyGone
 from studies.store.database import StoreUnavailable

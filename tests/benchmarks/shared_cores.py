@@ -6,6 +6,8 @@ before. Where the machine has more cores, everything runs on two of them.
 
     python tests/benchmarks/shared_cores.py
     python tests/benchmarks/shared_cores.py --tree ANOTHER_CHECKOUT
+
+One anchor, so that trials are passes whatever a checkout's default anchors are.
 """
 
 from __future__ import annotations
@@ -39,6 +41,9 @@ dataset = "fashion"
 name = "random"
 [trial]
 racing = 0
+[anchors]
+bits = [4]
+thresholds = [1.0]
 [budget]
 trials = {trials}
 """

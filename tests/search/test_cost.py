@@ -11,9 +11,10 @@ import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from search.cost import Ledger, Op
+from search.cost import Budget, Cost, Ledger, Op
 from search.models.checkpoint import build_backbone
 from search.models.early_exit import EarlyExitModel
 from search.policy import QUANTIZED_BITS, Bits, Policy
@@ -135,6 +136,47 @@ def test_cost_equals_the_amortized_formula_and_a_loop_over_samples(
     assert cost.worst == sum(hand_bops(op, policy) for op in ledger.ops)
     assert ledger.path_bops(policy.bits).tolist() == sorted({*samples, cost.worst})
     assert sum(row.bops for row in ledger.rows(policy.bits)) == cost.worst
+
+
+def test_memory_is_the_weights_at_their_bits(ledger: Ledger, model_and_shape):
+    policy = random_policy(ledger, "layer")
+    widths, bits, blocks = ledger.widths(policy.bits), 0, []
+    for name, module in model_and_shape[0].named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and name.removeprefix("backbone.") in widths:
+            own = widths[name.removeprefix("backbone.")][1]
+            bits += module.weight.numel() * own
+            if ".blocks." in name:
+                blocks.append((module.weight.numel(), own))
+    cost = ledger.cost(policy.bits, np.array([0]))
+    assert cost.memory == bits / 8
+    counts, each = np.array(blocks).T
+    assert cost.mean_bits == pytest.approx(np.average(each, weights=counts), rel=1e-12)
+    silent = Ledger.from_dict(
+        {**ledger.as_dict(), "ops": [
+            {key: value for key, value in op.items() if key != "weights"}
+            for op in ledger.as_dict()["ops"]
+        ]}
+    )  # fmt: skip
+    old = silent.cost(policy.bits, np.array([0]))  # as it was recorded before
+    assert (old.memory, old.mean_bits, old.worst) == (None, None, cost.worst)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "allowed"),
+    [
+        ({}, True),
+        ({"expected": 1.0, "p95": 2.0, "worst": 3.0, "memory": 4.0, "mean_bits": 5.0}, True),
+        ({"expected": 0.9}, False), ({"p95": 1.9}, False), ({"worst": 2.9}, False),
+        ({"memory": 3.9}, False), ({"mean_bits": 4.9}, False),
+    ],
+)  # fmt: skip
+def test_a_budget_allows_what_is_within_every_bound(bounds: dict[str, float], allowed: bool):
+    assert Budget(**bounds).allows(Cost(1.0, 2.0, 3.0, 4.0, 5.0)) is allowed
+
+
+def test_a_bound_on_what_was_not_recorded_is_refused(refused):
+    with refused("memory", "before weights were counted"):
+        Budget(memory=10.0).allows(Cost(1.0, 2.0, 3.0))
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60))

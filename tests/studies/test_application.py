@@ -6,10 +6,12 @@ import ast
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from running import ROOT
 from small_study import grow
 
+from search.cost import Budget
 from search.disk_cache import DiskTraceCache
 from search.errors import BadInput, NoPolicyFound
 from studies.config import parse_config
@@ -72,6 +74,8 @@ def test_a_study_is_made_run_picked_from_and_evaluated_in_silence(
         ({"max_gbops": 1.0, "knee": True}, "give one of --max-gbops"),
         ({"min_accuracy": 1.5}, r"--min-accuracy 1.5: give a fraction in \[0, 1\]"),
         ({"max_drop": -0.5}, r"--max-drop -0.5: give a fraction in \[0, 1\]"),
+        ({"within": Budget()}, "or a bound such as --max-worst-gbops"),
+        ({"digest": "ab", "within": Budget(memory=1.0)}, "--digest names a policy: leave out"),
         ({"knee": True, "model": "own"}, "--model own: it tells policies of one --digest apart"),
     ],
 )
@@ -94,6 +98,39 @@ def test_what_nothing_satisfies_is_said_with_what_there_is(
     assert choose(summary, PickRequest(max_gbops=cheapest)).gbops == cheapest
     with pytest.raises(NoPolicyFound, match=f"'small' costs at most 0.0 GBOPs: .*{cheapest:.4f}"):
         pick(store, study, PickRequest(max_gbops=0.0))
+
+
+def test_bounds_hold_beside_every_rule_and_alone(
+    tmp_path: Path, make_record: Callable[..., StudyRecord]
+) -> None:
+    store = StudyStore(f"sqlite:///{tmp_path}/store.db", create=True)
+    study = store.create(make_record())
+    assert study is not None
+    grow(store, "small", 12, harvest=True)
+    summary = FrontSummary.load(store, study)
+    details = store.details(summary.rows)
+    costs = [summary.cost(row) for row in summary.rows]
+    for cost, detail in zip(costs, details, strict=True):  # what was recorded is what follows
+        for measure in ("expected", "p95", "worst", "memory", "mean_bits"):
+            assert getattr(cost, measure) == pytest.approx(getattr(detail.cost, measure), rel=1e-12)
+    for measure in ("p95", "worst", "memory", "mean_bits"):
+        values = [getattr(cost, measure) for cost in costs]
+        bound = float(np.median(values))
+        allowed = [i for i, value in enumerate(values) if value <= bound]
+        assert 0 < len(allowed) < len(values)
+        within = Budget(**{measure: bound})
+        best = max(summary.rows[i].value for i in allowed)
+        assert choose(summary, PickRequest(within=within)).value == best
+        dear = np.median([summary.rows[i].gbops for i in allowed])
+        affordable = [i for i in allowed if summary.rows[i].gbops <= dear]
+        chosen = choose(summary, PickRequest(max_gbops=float(dear), within=within))
+        assert chosen.value == max(summary.rows[i].value for i in affordable)
+        floor = float(np.median([summary.rows[i].value for i in allowed]))
+        good = [i for i in allowed if summary.rows[i].value >= floor]
+        chosen = choose(summary, PickRequest(min_accuracy=floor, within=within))
+        assert chosen.gbops == min(summary.rows[i].gbops for i in good)
+        with pytest.raises(NoPolicyFound, match="the least there is: "):
+            choose(summary, PickRequest(within=Budget(**{measure: min(values) * 0.99})))
 
 
 def test_another_model_or_other_images_are_refused_in_one_wording() -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboards import theme
-from search.cost import NOT_COUNTED, LedgerRow, Part, group_of
+from search.cost import GIGA, NOT_COUNTED, LedgerRow, Part, group_of
 from search.policy import Policy
-from search.results import GIGA, Evaluation
+from search.results import Evaluation
 from studies.records import StudyRecord
 
 # Nothing here is worth zooming, and a finger that scrolls the page must not zoom a figure.

@@ -13,8 +13,9 @@ from dashboards.pages.policy import figures
 from dashboards.pages.policy import routing_figures as routing
 from dashboards.pages.policy.around import neighbour_section, worth_section
 from dashboards.snapshot import Snapshot, Snapshots
+from search.cost import GIGA
 from search.errors import BadInput, ExitbitsError
-from search.results import GIGA, Evaluation
+from search.results import Evaluation
 from studies.policy_file import PolicyFile
 from studies.records import EvaluationRow, StudyRecord
 

@@ -15,8 +15,8 @@ from dashboards.pages.study.choosing import best_index, chosen_rows, cost_range,
 from dashboards.pages.study.view import FrontView
 from dashboards.plain import Figure, Trace, typed
 from dashboards.snapshot import KINDS, Snapshot
+from search.cost import GIGA
 from search.front import front_indices
-from search.results import GIGA
 from studies.records import EvaluationRow
 
 LABELS = {

@@ -12,9 +12,8 @@ from scipy.optimize import milp
 
 from search.bits.allocation import Allocation, AllocationProblem, Usage
 from search.bits.tables import Sensitivity, SensitivityTables
-from search.cost import Ledger, Op
+from search.cost import GIGA, Budget, Ledger, Measure, Op
 from search.policy import FULL_PRECISION, QUANTIZED_BITS, Bits, Granularity
-from search.results import GIGA
 from search.space import PolicySpace
 from search.trace import Routing
 
@@ -23,18 +22,18 @@ MOST_VECTORS = 2000  # more take too long to list
 
 
 def random_ledger(rng: np.random.Generator, blocks: int) -> Ledger:
-    ops = [Op("embed", "conv", "embed", 0, int(rng.integers(50, 500)), "embed")]
+    ops = [Op("embed", "conv", "embed", 0, int(rng.integers(50, 500)), "embed", 70)]
     exits = sorted({blocks, *rng.integers(1, blocks + 1, 2).tolist()})
     for block in range(1, blocks + 1):
         macs = rng.integers(1, 5000, 3).tolist()
         ops += [
-            Op(f"b{block}.fc", "linear", "block", block, macs[0], f"b{block}.fc"),
+            Op(f"b{block}.fc", "linear", "block", block, macs[0], f"b{block}.fc", macs[1] + 1),
             Op(f"b{block}.attn.scores", "matmul", "block", block, macs[1], f"b{block}.attn"),
             Op(f"b{block}.attn.context", "matmul", "block", block, macs[2], f"b{block}.attn"),
         ]
         if block in exits:
             name = f"heads.{block}"
-            ops.append(Op(name, "linear", "head", block, int(rng.integers(1, 50)), name))
+            ops.append(Op(name, "linear", "head", block, int(rng.integers(1, 50)), name, 5))
     return Ledger(tuple(ops), tuple(exits))
 
 
@@ -224,6 +223,98 @@ def test_damage_can_be_weighed_by_another_usage(seed: int):
     costs, damages = case.costs(candidates), case.damages(candidates, full)
     for budget in (*case.rng.uniform(costs.min(), costs.max(), 3), *case.rng.choice(costs, 2)):
         check(problem.solve(float(budget)), float(budget), costs, damages)
+
+
+MEASURES: tuple[Measure, ...] = ("expected", "p95", "worst", "memory", "mean_bits")
+
+
+def every_cost(case: Case, candidates: list[Bits]) -> dict[Measure, np.ndarray]:
+    """What each costs by every measure, by the ledger and the samples."""
+    costs = [case.problem.ledger.cost(bits, case.exits) for bits in candidates]
+    return {measure: np.array([getattr(one, measure) for one in costs]) for measure in MEASURES}
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("seed", range(400, 410))
+def test_every_measure_can_be_the_budget(seed: int, measure: Measure):
+    case = random_case(seed)
+    problem = replace(case.problem, measure=measure)
+    candidates = case.vectors()
+    costs, damages = every_cost(case, candidates)[measure], case.damages(candidates, problem.usage)
+    assert problem.cheapest == pytest.approx(costs.min(), rel=1e-12)
+    for budget in (*case.rng.uniform(costs.min(), costs.max(), 3), *case.rng.choice(costs, 3)):
+        # Memory by groups and by operations are sums in another order.
+        affordable = costs <= budget * (1 + 1e-12)
+        found = problem.solve(float(budget) * (1 + 1e-12))
+        assert found.damage == pytest.approx(damages[affordable].min(), rel=1e-9, abs=0)
+        cost = getattr(problem.ledger.cost(found.bits, case.exits), measure)
+        assert found.cost == pytest.approx(cost, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(420, 450))
+def test_several_bounds_hold_at_once(seed: int, refused):
+    case = random_case(seed)
+    candidates = case.vectors()
+    costs, damages = every_cost(case, candidates), case.damages(candidates, case.problem.usage)
+    infeasible = 0
+    for _ in range(6):
+        bounded = [MEASURES[i] for i in case.rng.permutation(5)[: case.rng.integers(2, 5)]]
+        bounds = {
+            measure: float(np.quantile(costs[measure], case.rng.uniform(0, 0.7)) * (1 + 1e-12))
+            for measure in bounded
+        }
+        first, *others = bounded
+        within = Budget(**{measure: bounds[measure] for measure in others})
+        problem = replace(case.problem, measure=first, within=within)
+        affordable = np.logical_and.reduce([costs[m] <= bound for m, bound in bounds.items()])
+        if not affordable.any():
+            infeasible += 1
+            with refused("no allocation", exit_code=3):
+                problem.solve(bounds[first])
+            continue
+        found = problem.solve(bounds[first])
+        assert found.damage == pytest.approx(damages[affordable].min(), rel=1e-9, abs=0)
+        cost = problem.ledger.cost(found.bits, case.exits)
+        assert Budget(**{m: bound * (1 + 1e-9) for m, bound in bounds.items()}).allows(cost)
+    assert infeasible < 6
+
+
+def lagrangian(problem: AllocationProblem, multiplier: float) -> list[tuple[int | None, int]]:
+    """The widths of every site at a multiplier: each site is solved alone."""
+    best = [
+        min(choices, key=lambda one: one.damage + multiplier * one.cost)
+        for choices in problem.sites.values()
+    ]
+    return [(one.weight_bits, one.activation_bits) for one in best]
+
+
+def test_use_cancels_where_cost_is_amortized_and_decides_where_it_is_not():
+    """Without drift, u_l weighs damage and amortized cost of a site alike."""
+    differ = {"expected": 0, "worst": 0, "memory": 0}
+    for seed in range(60):
+        case = random_case(seed)
+        exits = np.append(case.exits, len(case.problem.ledger.exit_blocks) - 1)
+        used = replace(case.problem, beta=0.0, usage=usage_of(case.problem.ledger, exits))
+        even = replace(used, usage=Usage.full_depth(used.ledger))
+        assert used.usage.utilization.min() > 0
+        for measure in differ:
+            pair = [replace(one, measure=measure) for one in (used, even)]
+            for multiplier in case.rng.choice([1e-6, 1e-5, 1e-4, 1e-3], 3):
+                differ[measure] += lagrangian(pair[0], multiplier) != lagrangian(
+                    pair[1], multiplier
+                )
+    assert differ["expected"] == 0
+    assert differ["worst"] > 10
+    assert differ["memory"] > 10
+
+
+def test_a_ledger_that_tells_no_weights_has_no_memory(refused):
+    problem = random_case(1).problem
+    silent = Ledger(tuple(replace(op, weights=0) for op in problem.ledger.ops),
+                    problem.ledger.exit_blocks)  # fmt: skip
+    for changes in ({"measure": "memory"}, {"within": Budget(mean_bits=4.0)}):
+        with refused("before weights were counted", "launch"):
+            replace(problem, ledger=silent, **changes).solve(1e12)
 
 
 def test_usage_changes_who_gets_the_bits():

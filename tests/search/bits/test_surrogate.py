@@ -9,10 +9,9 @@ from small_study import small_ledger
 from search.bits.allocation import AllocationProblem, Usage
 from search.bits.surrogate import Surrogate, front_gain
 from search.bits.tables import Sensitivity, SensitivityTables
-from search.cost import Ledger, Op
+from search.cost import GIGA, Ledger, Op
 from search.front import front_indices, hypervolume
 from search.policy import Granularity, Policy
-from search.results import GIGA
 from search.space import PolicySpace
 
 BITS = (2, 3, 4, 5, 6, 7, 8)

@@ -14,12 +14,12 @@ from bundled_model import open_bundled
 
 from search.bits.allocation import AllocationProblem, Usage
 from search.bits.tables import Sensitivity, SensitivityTables
-from search.cost import Ledger, Op
+from search.cost import GIGA, Ledger, Op
 from search.methods.maqee import Iterate, Maqee, MaqeeResult
 from search.methods.outer import OuterProblem
 from search.methods.settings import MaqeeSettings
 from search.policy import FULL_PRECISION, QUANTIZED_BITS, Bits, Policy
-from search.results import GIGA, evaluate_trace
+from search.results import evaluate_trace
 from search.risk.terms import measure_risk
 from search.sensitivity import SensitivityMeter
 from search.space import PolicySpace
@@ -108,7 +108,7 @@ def loop_of(
 ) -> Maqee:
     traces = traces or MadeTraces()
     space = PolicySpace.from_ledger(traces.ledger, "block", **options)
-    return Maqee(OuterProblem(traces, space, settings), made_tables(), on_iterate)
+    return Maqee(OuterProblem(traces, space, settings), made_tables(), on_iterate=on_iterate)
 
 
 def budget_of(share: float) -> float:

@@ -33,6 +33,7 @@ from search.training.loop import EpochReport, train
 from search.training.plan import TrainRecipe
 from search.training.recipes import exit_values
 from search.training.recovery import RecoveredTraces, RecoverRecipe, recover
+from search.training.targets import ForBits
 
 NAMES = ("footwear", "sleeves", "top", "bottom", "bag", "warm")
 LABELED = {  # what each class of the bundled images is
@@ -196,7 +197,7 @@ def test_recovery_brings_its_metric_back(evaluator: Evaluator, space: PolicySpac
         images.read(np.arange(1024)), images.targets[:, None], fashion.MEAN, fashion.STD
     )
     recipe = RecoverRecipe(steps=8, batch_size=16, refresh_every=8)
-    model = recover(evaluator.quantized, policy.bits, (1 / 6,) * 6, data, recipe)
+    model = recover(evaluator.quantized, ForBits(policy.bits, (1 / 6,) * 6), data, recipe)
     mine = replace(evaluator, quantized=replace(evaluator.quantized, model=model), cache=None)
     before, after = evaluator.evaluate(policy), RecoveredTraces(mine, evaluator).evaluate(policy)
     assert after.value > before.value

@@ -21,7 +21,7 @@ from search.data import fashion
 from search.data.batches import normalized_batches
 from search.evaluate import Evaluator
 from search.models.early_exit import EarlyExitModel, all_exits
-from search.policy import Bits, Policy
+from search.policy import Policy
 from search.space import PolicySpace
 from search.tasks.torch_half import TorchTask, resolve_torch_task
 from search.training.data import ArrayData
@@ -32,6 +32,7 @@ from search.training.recovery import (
     distillation_loss,
     recover,
 )
+from search.training.targets import ForBits
 
 EVEN = (1 / 6,) * 6
 TASK = resolve_torch_task("classification")
@@ -72,7 +73,7 @@ def policy(evaluator: Evaluator) -> Policy:
 @pytest.fixture(scope="module")
 def uninterrupted(quick: Evaluator, policy: Policy, data: ArrayData) -> dict[str, Tensor]:
     """What the short recovery gives when nothing happens."""
-    return recover(quick.quantized, policy.bits, EVEN, data, SHORT).state_dict()
+    return recover(quick.quantized, ForBits(policy.bits, EVEN), data, SHORT).state_dict()
 
 
 class Interrupted(Exception):
@@ -123,7 +124,11 @@ def recovered(
     reports: list[StepReport] = []
     recipe = RecoverRecipe(steps=18, batch_size=32, refresh_every=6)
     model = recover(
-        evaluator.quantized, policy.bits, EVEN, training_data(1024), recipe, on_step=reports.append
+        evaluator.quantized,
+        ForBits(policy.bits, EVEN),
+        training_data(1024),
+        recipe,
+        on_step=reports.append,
     )
     return model, reports, before
 
@@ -181,9 +186,11 @@ def test_a_recovered_models_trace_is_held_against_the_original(
 def test_without_interruption_it_gives_the_same_every_time(
     quick: Evaluator, policy: Policy, data: ArrayData, uninterrupted: dict[str, Tensor]
 ) -> None:
-    again = recover(quick.quantized, policy.bits, EVEN, data, SHORT).state_dict()
+    again = recover(quick.quantized, ForBits(policy.bits, EVEN), data, SHORT).state_dict()
     assert same(again, uninterrupted) == []
-    other = recover(quick.quantized, policy.bits, EVEN, data, replace(SHORT, seed=1)).state_dict()
+    other = recover(
+        quick.quantized, ForBits(policy.bits, EVEN), data, replace(SHORT, seed=1)
+    ).state_dict()
     assert same(other, uninterrupted)
 
 
@@ -203,7 +210,7 @@ def test_every_epoch_has_an_order_of_its_own_and_every_seed_others(
     data = Watched(split.read(np.arange(4)), split.targets[:4], fashion.MEAN, fashion.STD)
     for seed in (0, 1):
         recipe = RecoverRecipe(steps=3, batch_size=4, refresh_every=100, seed=seed)
-        recover(quick.quantized, policy.bits, EVEN, data, recipe)
+        recover(quick.quantized, ForBits(policy.bits, EVEN), data, recipe)
     assert len(orders) >= 6
     assert len(set(orders)) == len(orders)
 
@@ -223,15 +230,19 @@ def test_an_interrupted_recovery_goes_on_to_the_same_weights(
     state = tmp_path / "deep" / "r.state"
     with pytest.raises(Interrupted):
         recover(
-            quick.quantized, policy.bits, EVEN, data, SHORT, state=state, on_step=interrupt_at(step)
+            quick.quantized,
+            ForBits(policy.bits, EVEN),
+            data,
+            SHORT,
+            state=state,
+            on_step=interrupt_at(step),
         )
     assert state.is_file()
     assert all(parameter.requires_grad for parameter in quick.quantized.model.parameters())
     steps: list[int] = []
     model = recover(
         quick.quantized,
-        policy.bits,
-        EVEN,
+        ForBits(policy.bits, EVEN),
         data,
         SHORT,
         state=state,
@@ -267,12 +278,11 @@ def test_an_error_of_the_data_leaves_the_last_state(
     )
     state = tmp_path / "r.state"
     with pytest.raises(Interrupted):
-        recover(quick.quantized, policy.bits, EVEN, failing, SHORT, state=state)
+        recover(quick.quantized, ForBits(policy.bits, EVEN), failing, SHORT, state=state)
     steps: list[int] = []
     model = recover(
         quick.quantized,
-        policy.bits,
-        EVEN,
+        ForBits(policy.bits, EVEN),
         data,
         SHORT,
         state=state,
@@ -290,18 +300,18 @@ def left_behind(
     state = tmp_path_factory.mktemp("state") / "r.state"
     with pytest.raises(Interrupted):
         recover(
-            quick.quantized, policy.bits, EVEN, data, SHORT, state=state, on_step=interrupt_at(6)
+            quick.quantized,
+            ForBits(policy.bits, EVEN),
+            data,
+            SHORT,
+            state=state,
+            on_step=interrupt_at(6),
         )
     return state.read_bytes()
 
 
 def first_step(
-    evaluator: Evaluator,
-    bits: Bits,
-    rates: tuple[float, ...],
-    data: ArrayData,
-    recipe: RecoverRecipe,
-    state: Path,
+    evaluator: Evaluator, target: ForBits, data: ArrayData, recipe: RecoverRecipe, state: Path
 ) -> int:
     """The step at which a recovery begins when it finds ``state``."""
     seen: list[int] = []
@@ -311,7 +321,7 @@ def first_step(
         raise Interrupted
 
     with pytest.raises(Interrupted):
-        recover(evaluator.quantized, bits, rates, data, recipe, state=state, on_step=on_step)
+        recover(evaluator.quantized, target, data, recipe, state=state, on_step=on_step)
     return seen[0]
 
 
@@ -337,9 +347,9 @@ def test_the_state_of_another_recipe_is_not_taken_up(
 ) -> None:
     state = tmp_path / "r.state"
     state.write_bytes(left_behind)
-    assert first_step(quick, policy.bits, EVEN, data, SHORT, state) == 6
+    assert first_step(quick, ForBits(policy.bits, EVEN), data, SHORT, state) == 6
     state.write_bytes(left_behind)
-    assert first_step(quick, policy.bits, EVEN, data, replace(SHORT, **change), state) == 0
+    assert first_step(quick, ForBits(policy.bits, EVEN), data, replace(SHORT, **change), state) == 0
 
 
 def test_nor_that_of_another_policy_other_rates_or_another_calibration(
@@ -353,9 +363,9 @@ def test_nor_that_of_another_policy_other_rates_or_another_calibration(
         (quick, wider, EVEN), (quick, policy.bits, late), (other, policy.bits, EVEN),
     ):  # fmt: skip
         state.write_bytes(left_behind)
-        assert first_step(evaluator, bits, rates, data, SHORT, state) == 0
+        assert first_step(evaluator, ForBits(bits, rates), data, SHORT, state) == 0
     state.write_bytes(left_behind)
-    assert first_step(quick, policy.bits, EVEN, data, SHORT, state) == 6
+    assert first_step(quick, ForBits(policy.bits, EVEN), data, SHORT, state) == 6
 
 
 def cut(share: float) -> Callable[[bytes], bytes]:
@@ -377,7 +387,7 @@ def test_a_damaged_state_begins_anew(
 ) -> None:
     state = tmp_path / "r.state"
     state.write_bytes(damage(left_behind))
-    assert first_step(quick, policy.bits, EVEN, data, SHORT, state) == 0
+    assert first_step(quick, ForBits(policy.bits, EVEN), data, SHORT, state) == 0
 
 
 @pytest.mark.parametrize("header", [None, b"no json", b"\xff\xfe"])
@@ -389,7 +399,7 @@ def test_tensors_without_a_readable_header_begin_anew(
     if header is not None:
         tensors["header"] = torch.tensor(list(header), dtype=torch.uint8)
     save_file(tensors, state)
-    assert first_step(quick, policy.bits, EVEN, data, SHORT, state) == 0
+    assert first_step(quick, ForBits(policy.bits, EVEN), data, SHORT, state) == 0
 
 
 def test_after_a_damaged_state_the_outcome_is_the_usual_one(
@@ -402,7 +412,7 @@ def test_after_a_damaged_state_the_outcome_is_the_usual_one(
 ) -> None:
     state = tmp_path / "r.state"
     state.write_bytes(left_behind[:-100])
-    model = recover(quick.quantized, policy.bits, EVEN, data, SHORT, state=state)
+    model = recover(quick.quantized, ForBits(policy.bits, EVEN), data, SHORT, state=state)
     assert same(model.state_dict(), uninterrupted) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -442,7 +452,7 @@ def test_exits_count_as_often_as_they_are_taken(
     monkeypatch.setattr(search.training.recovery, "distillation_loss", watched)
     rates = (0.5, 0.3, 0.0, 0.0, 0.0, 0.2)
     recipe = RecoverRecipe(steps=1, batch_size=4, temperature=3.0)
-    recover(quick.quantized, policy.bits, rates, data, recipe)
+    recover(quick.quantized, ForBits(policy.bits, rates), data, recipe)
     (weights,) = seen
     # Even an exit that is never taken counts a little.
     expected = (np.array(rates) + 0.1) / 1.6
@@ -516,8 +526,7 @@ def test_too_few_images_are_refused(
     with refused("31 training images", "one batch of 32", "lower the batch size"):
         recover(
             quick.quantized,
-            policy.bits,
-            EVEN,
+            ForBits(policy.bits, EVEN),
             few,
             RecoverRecipe(batch_size=32),
             state=tmp_path / "s.state",
@@ -535,5 +544,5 @@ def test_a_policy_of_another_model_is_refused(
         "granularity": (replace(policy.bits, granularity="layer"), EVEN),
     }[change]
     with refused("the model needs", "use a policy searched for this model"):
-        recover(quick.quantized, bits, rates, data, SHORT)
+        recover(quick.quantized, ForBits(bits, rates), data, SHORT)
     assert all(parameter.requires_grad for parameter in quick.quantized.model.parameters())

@@ -26,6 +26,7 @@ from search.models.checkpoint import load_checkpoint, save_checkpoint
 from search.policy import Policy
 from search.results import evaluate_trace
 from studies.config import parse_config
+from studies.fronts import FrontSummary
 from studies.records import EvaluationRow
 from studies.store.contributions import Contribution, contribute
 from studies.store.writer import StudyStore
@@ -307,6 +308,8 @@ def test_again_with_training_images_only_the_recovered_one_is_new(
     [
         (("maqee", "short", "--budgets", "0.01", "0.3"), 3, ("0.01 GBOPs", "costs 0.0696")),
         (("maqee", "short", "--budgets", "0"), 2, ("'0'", "positive number")),
+        (("maqee", "short"), 2, ("no budget", "--budgets", "--max-worst-gbops")),
+        (("maqee", "short", "--max-memory", "-1"), 2, ("'-1'", "positive number")),
         (("maqee", "short", "--budgets", "0.3", "--alpha", "11"), 2, ("alpha = 11.0", "0 to 10")),
         (("maqee", "short", "--budgets", "0.3", "--epsilon", "nan"), 2, ("epsilon", "-1 to 12")),
         (("maqee", "none", "--budgets", "0.3"), 2, ("no study 'none'", "short")),
@@ -536,3 +539,66 @@ def test_recover_refuses_bad_usage_at_once(
     for word in words:
         assert word in done.stderr
     assert list(folder.glob("*x.*")) == []
+
+
+def test_maqee_and_pick_within_bounds_on_what_is_not_amortized(
+    store: StudyStore, searched: dict[str, Any], run: Run
+) -> None:
+    record, memory, worst = store.get("short").record, 300_000, 0.6
+    done = run(
+        "maqee", "short", "--max-worst-gbops", str(worst), "--max-memory", str(memory),
+        "--starts", "1", "--max-iterations", "1", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)["policies"]
+    assert found["budget_gbops"] is None
+    assert found["within"] == {"worst": worst * 1e9, "memory": memory}
+    bits = Policy.from_dict(found["policy"]).bits
+    assert 0.8 * worst < record.ledger.path_bops(bits)[-1] / 1e9 <= worst
+    assert record.ledger.memory(bits) <= memory
+    assert found["accuracy"] > 0.85
+
+    done = run("pick", "short", "--max-memory", str(memory), "--max-worst-gbops", str(worst),
+               "-o", "bounded.json", "--force")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = FrontSummary.load(store, store.get("short"))
+    costs = [summary.cost(row) for row in summary.rows]
+    best = max(
+        row.value for row, cost in zip(summary.rows, costs, strict=True)
+        if cost.memory <= memory and cost.worst <= worst * 1e9
+    )  # fmt: skip
+    assert f"{best:.4f}" in done.stdout
+    assert "GBOPs at worst" in done.stdout
+    assert "bytes of weights" in done.stdout
+    done = run("pick", "short", "--max-memory", "10")
+    assert done.returncode == 3
+    assert "10 bytes of weights (the least there is: " in done.stderr
+
+
+def test_one_model_for_every_policy_of_a_study(
+    store: StudyStore, searched: dict[str, Any], run: Run, folder: Path, training: Path
+) -> None:
+    words = ("recover", "--all", "short", "--data", training, "--steps", "2", "--batch-size", "16",
+             "-o", "all.safetensors")  # fmt: skip
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    record = store.get("short").record
+    _, card = load_checkpoint(folder / "all.safetensors")
+    assert card.training["recovered_from"] == record.model_digest
+    widths = sorted({*record.space.weight_choices} & {*record.space.activation_choices})
+    for width in widths:
+        (line,) = [line for line in done.stdout.splitlines() if f"W{width}A{width}" in line]
+        before, after = (float(cell) for cell in line.split()[1:])
+        assert 0 <= min(before, after) <= max(before, after) <= 1
+    assert f"digest {card.digest[:12]}" in done.stdout
+    again = run(*words)  # it is there
+    assert again.stdout == done.stdout
+    for words, told in (
+        (("recover", "--data", training, "-o", "x.safetensors"), "or --all STUDY"),
+        (("recover", "p.json", "--all", "short", "--data", training, "-o", "x.safetensors"),
+         "or --all STUDY"),
+        (("recover", "--all", "none", "--data", training, "-o", "x.safetensors"), "'none'"),
+    ):  # fmt: skip
+        done = run(*words)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+        assert told in done.stderr
