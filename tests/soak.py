@@ -214,6 +214,8 @@ def main() -> int:
     """Soak, print, and say in the exit code whether all promises held."""
     args = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Started in a shell's background it would ignore Ctrl-C, and so would every process of its own.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="exitbits-soak-"))
     with contextlib.ExitStack() as stack:
