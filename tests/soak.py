@@ -106,6 +106,8 @@ class Soak:
         self.schedule.heal()
         self.service.heal()
         self._finish()
+        if self.service.retry_failed():
+            self._finish()
         watch.send_signal(signal.SIGINT)
         if watch.wait(30) != 130:
             self.found.broken.append(f"status --watch ended by itself (code {watch.returncode})")

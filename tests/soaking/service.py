@@ -218,5 +218,14 @@ class Service(FaultyFleet):
         self.lease_s = LEASE_S  # from now on whoever loses a lease has been slow, and no more
         for name in list(self.workers):
             self.kill(name)
-        for (name,) in self.store.ask(WITH_FAILURES):
+        self.retry_failed()
+
+    def retry_failed(self) -> int:
+        """Have all trials that failed tried again; returns of how many studies there were any.
+
+        One that three workers were lost on is set aside only when a fourth comes for it.
+        """
+        names = [name for (name,) in self.store.ask(WITH_FAILURES)]
+        for name in names:
             self.run("study", "retry", name)
+        return len(names)
