@@ -132,7 +132,23 @@ def same_figures(measured: Evaluation, recorded: Evaluation) -> bool:
     Risk terms are left out: the sums of the full-precision model, to which they compare, depend on
     machine and threads in their last digits.
     """
-    wanted = {key: value for key, value in recorded.as_dict().items() if value is not None}
+    wanted = _told(recorded.as_dict())
     wanted.pop("risk", None)
-    again = measured.as_dict()
-    return canonical_json({key: again[key] for key in wanted}) == canonical_json(wanted)
+    return canonical_json(_of(measured.as_dict(), wanted)) == canonical_json(wanted)
+
+
+def _told(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without what was not recorded then, such as the memory in a cost."""
+    return {
+        key: _told(value) if isinstance(value, dict) else value
+        for key, value in fields.items()
+        if value is not None
+    }
+
+
+def _of(fields: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Of the fields those that are wanted."""
+    return {
+        key: _of(fields[key], value) if isinstance(value, dict) else fields[key]
+        for key, value in wanted.items()
+    }

@@ -28,7 +28,8 @@ def command_line(arguments: Sequence[str | Path]) -> list[str]:
 
 def command_env() -> dict[str, str]:
     """An environment in which the command finds the project and no setting of the person's own."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("EXITBITS_")}
+    own = ("EXITBITS_", "PYTHONSAFEPATH")  # the latter a command in this process may have set
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(own)}
     return {**kept, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
 
 

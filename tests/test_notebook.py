@@ -20,8 +20,8 @@ import studies
 from search.errors import BadInput
 
 SEARCH = [
-    "BadInput", "Bits", "Evaluation", "ExitbitsError", "HarvestedFront", "Model", "Policy",
-    "PolicySpace", "load",
+    "BadInput", "Bits", "Budget", "Evaluation", "ExitbitsError", "HarvestedFront", "Model",
+    "Policy", "PolicySpace", "load",
 ]  # fmt: skip
 STUDIES = ["PickedPolicy", "StudyFront", "StudyHandle", "create", "load"]
 

@@ -42,7 +42,7 @@ def test_name_and_budget_can_be_replaced() -> None:
     [
         ("[sampler]\nnmae = 'tpe'", ["sampler.nmae", "allowed are name, seed"]),
         ("[sampler]\nname = 'cma'", ["'cma'", "nsga2, random, tpe"]),
-        ("[quantizer]\nname = 'gptq'", ["'gptq'", "minmax, mse"]),
+        ("[quantizer]\nname = 'log'", ["'log'", "gptq, minmax, mse"]),
         ("[space]\nweight_bits = [1, 4]", ["1 bits", "2 to 8"]),
         ("[space]\nweight_bits = [4, 9]", ["9 bits", "2 to 8"]),
         ("[space]\nactivation_bits = [8, 4]", ["[8, 4]", "ascending"]),

@@ -182,7 +182,7 @@ def test_pick_without_a_match_ends_with_three(
         (["front", "small", "--store", "sqlite:///none.db"], "no store at 'none.db'"),
         (["front", "nobody"], "no study 'nobody' in this store: there are small"),
         (["front", "small", "--json", "--csv"], "not allowed with"),
-        (["pick", "small"], "required"),
+        (["pick", "small"], "give one of --max-gbops"),
         (["pick", "small", "--max-gbops", "nan"], "'nan' must be a finite number"),
         (["pick", "small", "--max-drop", "2"], "--max-drop 2.0"),
         (["pick", "small", "--knee", "-o", "/proc/none/p.json"], "/proc/none/p.json"),

@@ -544,7 +544,7 @@ def test_recover_refuses_bad_usage_at_once(
 def test_maqee_and_pick_within_bounds_on_what_is_not_amortized(
     store: StudyStore, searched: dict[str, Any], run: Run
 ) -> None:
-    record, memory, worst = store.get("short").record, 300_000, 0.6
+    record, memory, worst = store.get("short").record, 300_000, 0.4
     done = run(
         "maqee", "short", "--max-worst-gbops", str(worst), "--max-memory", str(memory),
         "--starts", "1", "--max-iterations", "1", "--json",
