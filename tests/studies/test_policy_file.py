@@ -32,7 +32,10 @@ def test_figures_are_the_same_to_the_last_bit(measured: Evaluation) -> None:
 
 def test_what_was_recorded_with_fewer_figures_is_still_reproduced(measured: Evaluation) -> None:
     old = {k: v for k, v in measured.as_dict().items() if k not in ("exit_values", "risk")}
+    old["cost"] = {name: old["cost"][name] for name in ("expected", "p95", "worst")}
     assert same_figures(measured, Evaluation.from_dict(old))
+    old["cost"]["worst"] += 1
+    assert not same_figures(measured, Evaluation.from_dict(old))
 
 
 def test_risk_terms_need_not_agree_to_the_last_bit(measured: Evaluation) -> None:
