@@ -145,7 +145,7 @@ def _within(summary: FrontSummary, bounds: Budget) -> Sequence[EvaluationRow]:
         for measure, bound in bounds.bounds().items()
     )
     name = summary.record.config.name
-    raise NoPolicyFound(f"no evaluated policy of {name!r} costs at most {least}")
+    raise NoPolicyFound(f"no evaluated policy of {name!r} costs at most {least}: raise the bound")
 
 
 def _by_digest(prefix: str, model: str | None, summary: FrontSummary) -> EvaluationRow:

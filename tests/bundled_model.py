@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from search.data import fashion
 from search.evaluate import Evaluator, TraceCache
+from search.training.data import ArrayData
 from studies.config import parse_config
 from studies.work.opening import open_evaluator
 
@@ -23,3 +27,9 @@ def open_bundled(calibration_images: int, cache: TraceCache | None = None) -> Ev
 def with_model(evaluator: Evaluator, **changes: Any) -> Evaluator:
     """The same evaluator, parts of its quantized model replaced."""
     return replace(evaluator, quantized=replace(evaluator.quantized, **changes))
+
+
+def training_data(count: int) -> ArrayData:
+    """So many of the bundled calibration images, to train on."""
+    split = fashion.FashionDataset().split("calibration").head(count)
+    return ArrayData(split.read(np.arange(count)), split.targets, fashion.MEAN, fashion.STD)

@@ -18,14 +18,15 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
 import numpy as np
 
+from search.bits.prices import Prices, prices_of
 from search.bits.tables import Sensitivity, SensitivityTables
-from search.cost import NO_BOUNDS, Budget, Ledger, Measure, group_of, in_words, untold
+from search.cost import NO_BOUNDS, Budget, Ledger, Measure, in_words
 from search.errors import ExitbitsError, NoPolicyFound
 from search.policy import Bits
 from search.space import PolicySpace
@@ -94,33 +95,6 @@ class Allocation:
     cost: float
 
 
-@dataclass
-class _Prices:
-    """A cost as it grows with the bits of every site.
-
-    Attributes:
-        measure: what it is.
-        fixed: of what is not searched.
-        products: by group, a bit of weights times a bit of activations.
-        squares: by group, a bit of activations squared.
-        widths: by group, a bit of weights.
-    """
-
-    measure: Measure
-    fixed: float = 0.0
-    products: dict[str, float] = field(default_factory=dict)
-    squares: dict[str, float] = field(default_factory=dict)
-    widths: dict[str, float] = field(default_factory=dict)
-
-    def of(self, group: str, weight_bits: int | None, activation_bits: int) -> float:
-        """Of a site at its bits."""
-        cost = self.squares.get(group, 0.0) * activation_bits**2
-        if weight_bits is not None:
-            cost += self.products.get(group, 0.0) * activation_bits * weight_bits
-            cost += self.widths.get(group, 0.0) * weight_bits
-        return cost
-
-
 @dataclass(frozen=True)
 class AllocationProblem:
     """The inner problem for one usage.
@@ -169,52 +143,13 @@ class AllocationProblem:
         return used * noise + self.beta * float(usage.exit_rates @ drift)
 
     @cached_property
-    def _prices(self) -> list[_Prices]:
+    def _prices(self) -> list[Prices]:
         """Of the cost itself, and of every other that is bounded."""
-        return [self._prices_by(measure) for measure in (self.measure, *self.within.bounds())]
-
-    def _prices_by(self, measure: Measure) -> _Prices:
-        if measure in ("memory", "mean_bits"):
-            return self._prices_of_weights(measure)
-        granularity = self.space.granularity
-        bits = {"embed": self.space.embed_bits, "head": self.space.head_bits}
-        prices = _Prices(measure)
-        for op in self.ledger.ops:
-            macs = op.macs * self._paid(op.block, measure)
-            if op.part != "block":
-                prices.fixed += macs * bits[op.part] ** 2
-                continue
-            rates = prices.squares if op.kind == "matmul" else prices.products
-            group = group_of(op, granularity)
-            rates[group] = rates.get(group, 0.0) + macs
-        return prices
-
-    def _paid(self, block: int, measure: Measure) -> float:
-        """How much of a block's BOPs, or of the embedding's at 0, a cost counts."""
-        if measure == "worst" or not block:
-            return 1.0
-        if measure == "expected":
-            return float(self.usage.utilization[block - 1])
-        left = np.cumsum(self.usage.exit_rates)
-        deepest = self.ledger.exit_blocks[int(np.argmax(left >= 0.95 - 1e-12))]
-        return float(block <= deepest)
-
-    def _prices_of_weights(self, measure: Measure) -> _Prices:
-        if not self.ledger.tells_weights:
-            raise untold(measure)
-        bits = {"embed": self.space.embed_bits, "head": self.space.head_bits}
-        prices = _Prices(measure)
-        for op in self.ledger.ops:
-            if op.part != "block":
-                prices.fixed += op.weights * bits[op.part] / 8
-            elif op.weights:
-                group = group_of(op, self.space.granularity)
-                prices.widths[group] = prices.widths.get(group, 0.0) + op.weights / 8
-        if measure == "mean_bits":
-            total = sum(prices.widths.values())
-            widths = {group: each / total for group, each in prices.widths.items()}
-            return _Prices(measure, widths=widths)
-        return prices
+        usage = self.usage
+        return [
+            prices_of(measure, self.space, self.ledger, usage.utilization, usage.exit_rates)
+            for measure in (self.measure, *self.within.bounds())
+        ]
 
     @property
     def fixed_cost(self) -> float:
@@ -239,14 +174,6 @@ class AllocationProblem:
                 found.append(Choice(weight, activation, damage, cost, tuple(others)))
             sites[group] = _undominated(found)
         return sites
-
-    def cost_of(self, bits: Bits) -> float:
-        """What bits cost by the problem's measure, under its usage."""
-        weights = dict(zip(self.space.weight_groups, bits.weights, strict=True))
-        activations = zip(self.space.activation_groups, bits.activations, strict=True)
-        return self.fixed_cost + sum(
-            self._prices[0].of(group, weights.get(group), width) for group, width in activations
-        )
 
     @cached_property
     def cheapest(self) -> float:
@@ -349,7 +276,7 @@ class AllocationProblem:
         )
 
 
-def _refuse_too_little(cost: np.ndarray, owner: np.ndarray, bound: float, prices: _Prices) -> None:
+def _refuse_too_little(cost: np.ndarray, owner: np.ndarray, bound: float, prices: Prices) -> None:
     """Raise ``NoPolicyFound`` where even the cheapest choice of every site costs more."""
     least = prices.fixed + sum(float(cost[owner == site].min()) for site in np.unique(owner))
     if least > bound * (1 + 1e-12):

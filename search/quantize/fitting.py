@@ -14,12 +14,12 @@ from search.digest import digest_of
 from search.quantize.calibration import Batches
 from search.quantize.codes import WeightCodes
 from search.quantize.inputs import InputMoments, moments_of, sample_inputs
+from search.quantize.kept import KeptTensors
 from search.quantize.qparams import ActivationQParams, WeightQParams
 
 log = logging.getLogger(__name__)
 
 PROGRESS_S = 15.0  # between two lines
-KEPT_MOMENTS = 64  # pairs of layer and width; of a large model's layers each takes 150 MB
 
 
 @runtime_checkable
@@ -71,7 +71,7 @@ class FittedWeights:
         self._model, self._batches, self._images = model, batches, images
         self._quantizer, self._cache, self._identity = quantizer, cache, dict(identity)
         self._sampled: dict[str, Tensor] | None = None
-        self._moments: dict[tuple[str, int], InputMoments] = {}
+        self._moments = KeptTensors()
         self._fitted, self._told = 0, time.monotonic()
 
     def __call__(
@@ -98,19 +98,18 @@ class FittedWeights:
         )
 
     def _moments_of(self, name: str, width: int, inputs: ActivationQParams | None) -> InputMoments:
-        key = name, width
-        if key not in self._moments:
-            if self._sampled is None:
-                log.info(
-                    "quantizer %r fits weights to what enters their layers, once for every pair "
-                    "of widths", self._quantizer.name,
-                )  # fmt: skip
-                sampled = sample_inputs(self._model, self._batches, self._images)
-                self._sampled = {layer: found.cpu() for layer, found in sampled.items()}
-            while len(self._moments) >= KEPT_MOMENTS:
-                del self._moments[next(iter(self._moments))]
-            self._moments[key] = moments_of(self._sampled[name], inputs)
-        return self._moments[key]
+        return InputMoments(*self._moments.get((name, width), lambda: self._measure(name, inputs)))
+
+    def _measure(self, name: str, inputs: ActivationQParams | None) -> tuple[Tensor, Tensor]:
+        if self._sampled is None:
+            log.info(
+                "quantizer %r fits weights to what enters their layers, once for every pair of "
+                "widths", self._quantizer.name,
+            )  # fmt: skip
+            sampled = sample_inputs(self._model, self._batches, self._images)
+            self._sampled = {layer: found.cpu() for layer, found in sampled.items()}
+        moments = moments_of(self._sampled[name], inputs)
+        return moments.coded, moments.crossed
 
     def _tell(self) -> None:
         self._fitted += 1

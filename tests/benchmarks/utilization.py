@@ -23,74 +23,49 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 import numpy as np
 from common import machine, show
+from comparing import Bench, right_of
 from rich.table import Table
 
 from search.bits.allocation import Usage
 from search.caching import default_cache_folder
 from search.cost import GIGA, NO_BOUNDS, Budget, Measure, in_words
-from search.disk_cache import DiskCaches
 from search.errors import NoPolicyFound
-from search.evaluate import Evaluator
-from search.loading import open_checkpoint
 from search.methods.maqee import Maqee
 from search.methods.outer import OuterProblem
 from search.methods.settings import MaqeeSettings
 from search.models.bundled import BUNDLED
 from search.policy import Policy
-from search.quantized import QuantizedModel
-from search.sensitivity import SensitivityMeter
-from search.space import PolicySpace
 
 EXPECTED = 0.35  # of the way from the cheapest policy's expected cost to W4A4's at full depth
 SHARES = (0.2, 0.35, 0.5)  # of the way from the narrowest bits' cost to the widest bits'
 MEASURES: tuple[Measure, ...] = ("worst", "p95", "memory")
 
 
-def right(evaluator: Evaluator[QuantizedModel], policy: Policy) -> np.ndarray:
-    """Whether the policy is right about every image."""
-    routing = evaluator.trace(policy.bits).replay(policy.thresholds)
-    found: np.ndarray = 1 - evaluator.task.loss(routing.statistic)
-    return found
-
-
 class Seed:
-    """One draw of calibration images."""
+    """One draw of calibration images, and what bounds are there."""
 
-    def __init__(self, checkpoint: str, quantizer: str, seed: int, cache: Path, images: int | None):
-        caches = DiskCaches(cache)
-        opened = open_checkpoint(checkpoint, quantizer=quantizer, calibrations=caches.calibrations)
-        pool = opened.split("calibration")
-        draw = np.random.default_rng(seed).permutation(len(pool))[: len(pool) // 2]
-        quantized = opened.quantized
-        quantized.calibration = pool.take(draw)
-        search, order = (opened.split(name) for name in ("search", "order"))
-        if images:
-            search, order = search.head(images), order.head(images)
-        self.search = Evaluator(quantized, search, caches.traces)
-        self.order = Evaluator(quantized, order, caches.traces)
-        self.ledger = self.search.ledger
-        self.space = PolicySpace.from_ledger(self.ledger, "block", threshold_low=0.3)
-        self.tables = SensitivityMeter(quantized, "block", caches.tables).tables()
-        narrow, wide = self.space.narrowest().bits, self.space.widest().bits
-        path = self.ledger.path_bops(narrow)[0]
-        self.expected = path + EXPECTED * (
-            self.ledger.path_bops(self.space.uniform(4, 1.0).bits)[-1] - path
-        )
-        self.ends = {
-            "worst": (self.ledger.path_bops(narrow)[-1], self.ledger.path_bops(wide)[-1]),
-            "memory": (self.ledger.memory(narrow), self.ledger.memory(wide)),
-        }
-        self.ends["p95"] = self.ends["worst"]
+    def __init__(
+        self, checkpoint: str, quantizer: str, seed: int, cache: Path, images: int | None
+    ) -> None:
+        self.bench = Bench(checkpoint, quantizer, seed, cache, None, images)
+        ledger, space = self.bench.ledger, self.bench.space
+        narrow, wide = space.narrowest().bits, space.widest().bits
+        cheapest = ledger.path_bops(narrow)[0]
+        full = ledger.path_bops(space.uniform(4, 1.0).bits)[-1]
+        self.expected = float(cheapest + EXPECTED * (full - cheapest))
+        depth = float(ledger.path_bops(narrow)[-1]), float(ledger.path_bops(wide)[-1])
+        memory = float(ledger.memory(narrow) or 0), float(ledger.memory(wide) or 0)
+        self.ends = {"worst": depth, "p95": depth, "memory": memory}
 
     def bound(self, measure: Measure, share: float) -> Budget:
         low, high = self.ends[measure]
         return Budget(**{measure: low + share * (high - low)})
 
     def found(self, within: Budget, amortized: bool) -> Policy | None:
-        settings = MaqeeSettings(amortized=amortized)
-        outer = OuterProblem(self.search, self.space, settings)
+        bench = self.bench
+        outer = OuterProblem(bench.search, bench.space, MaqeeSettings(amortized=amortized))
         try:
-            return Maqee(outer, self.tables, within).search(self.expected).policy
+            return Maqee(outer, bench.tables, within).search(self.expected).policy
         except NoPolicyFound:
             return None
 
@@ -130,7 +105,7 @@ def main() -> None:
             if not whole:
                 continue
             each = [
-                [right(getattr(seed, split), policy) for policy in (used, even)]
+                [right_of(getattr(seed.bench, split), policy) for policy in (used, even)]
                 for seed, used, even in whole
             ]
             gain = np.mean([used - even for used, even in each], axis=0)
@@ -142,7 +117,7 @@ def main() -> None:
             }
         if whole:
             usage = [
-                Usage.of(seed.search.trace(used.bits).replay(used.thresholds))
+                Usage.of(seed.bench.search.trace(used.bits).replay(used.thresholds))
                 for seed, used, _ in whole
             ]
             row["utilization of the last block"] = float(

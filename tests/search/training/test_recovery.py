@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundled_model import open_bundled, with_model
+from bundled_model import open_bundled, training_data, with_model
 from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax, softmax
 from torch import Tensor
@@ -52,11 +52,6 @@ def quick(evaluator: Evaluator) -> Evaluator:
     return with_model(
         evaluator, quantizer="minmax", calibration=evaluator.quantized.calibration.head(4)
     )
-
-
-def training_data(count: int) -> ArrayData:
-    split = fashion.FashionDataset().split("calibration").head(count)
-    return ArrayData(split.read(np.arange(count)), split.targets, fashion.MEAN, fashion.STD)
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundled_model import open_bundled, with_model
+from bundled_model import open_bundled, training_data, with_model
 from safetensors.torch import load_file
 from torch import Tensor
 
-from search.data import fashion
 from search.data.batches import normalized_batches
 from search.evaluate import Evaluator
 from search.models.checkpoint import load_checkpoint
@@ -20,7 +19,6 @@ from search.policy import Bits
 from search.quantize.ranges import resolve_quantizer
 from search.quantize.straight_through import StraightThrough
 from search.space import PolicySpace
-from search.training.data import ArrayData
 from search.training.recovery import RecoverRecipe, StepReport, recover
 from search.training.targets import ForBits, ForSpace
 from studies.methods.recovery import Recovery
@@ -47,11 +45,6 @@ def space(evaluator: Evaluator) -> PolicySpace:
     return PolicySpace.from_ledger(
         evaluator.ledger, "block", weight_choices=(2, 3, 4, 6, 8), activation_choices=(3, 4, 8)
     )
-
-
-def training_data(count: int) -> ArrayData:
-    split = fashion.FashionDataset().split("calibration").head(count)
-    return ArrayData(split.read(np.arange(count)), split.targets, fashion.MEAN, fashion.STD)
 
 
 def test_every_step_takes_the_ends_and_two_sets_between(space: PolicySpace) -> None:
