@@ -11,7 +11,7 @@ from search.errors import BadInput, unknown_choice
 from search.models.card import card_path, read_card
 
 BUNDLED_SCHEME = "bundled"
-BUNDLED = ("fashion",)
+BUNDLED = ("fashion", "fashion-deep")
 
 
 def checkpoint_path(name: str) -> Path:

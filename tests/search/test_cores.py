@@ -138,10 +138,15 @@ def test_what_the_environment_asks_for(
 
 
 def test_how_threads_wait_is_left_to_whoever_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME"):
+    for name in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     assert environment(3)["OMP_WAIT_POLICY"] == "passive"
+    assert environment(3)["GOMP_SPINCOUNT"] == "2000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert environment(3)["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert "GOMP_SPINCOUNT" not in environment(3)  # it would count for more than the policy
     compute_with(3)
     assert os.environ["OMP_WAIT_POLICY"] == "active"
     assert os.environ["KMP_BLOCKTIME"] == "0"
