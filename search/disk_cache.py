@@ -1,4 +1,4 @@
-"""Traces, tables, calibrations and fitted weights on disk by content, for all processes here.
+"""Traces, tables, calibrations and what is fitted, on disk by content, for all processes here.
 
 Every file is written in one atomic step.
 """
@@ -14,7 +14,7 @@ from typing import TypeVar
 from search.bits.tables import Sensitivity
 from search.errors import BadInput
 from search.files import check_folder_writable, write_atomically
-from search.quantize.codes import WeightCodes
+from search.quantize.codes import CodeRange, WeightCodes
 from search.quantize.histograms import Histogram, seen_from_bytes, seen_to_bytes
 from search.trace import ExitTrace
 
@@ -119,16 +119,32 @@ class DiskWeightCache(_DiskCache):
         self._keep(key, weights.to_bytes)
 
 
+class DiskRangeCache(_DiskCache):
+    """Ranges chosen by calibration images, in the folder ``ranges``, likewise."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "ranges")
+
+    def load(self, key: str) -> CodeRange | None:
+        """The range under ``key``, or None where there is none that can be read."""
+        return self._read(key, CodeRange.from_bytes)
+
+    def store(self, key: str, chosen: CodeRange) -> None:
+        """Keep it under ``key``; where the disk is full, warn and go on without."""
+        self._keep(key, chosen.to_bytes)
+
+
 class DiskCalibrationCache(_DiskCache):
     """What calibration saw, in the folder ``calibrations``, likewise.
 
     Attributes:
-        weights: those that were fitted to the same images.
+        weights, ranges: those that were fitted to the same images.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "calibrations")
         self.weights = DiskWeightCache(folder)
+        self.ranges = DiskRangeCache(folder)
 
     def load(self, key: str) -> dict[str, Histogram] | None:
         """What was seen under ``key``, or None where there is nothing that can be read."""

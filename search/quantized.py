@@ -27,6 +27,7 @@ from search.models.card import ModelCard
 from search.models.early_exit import EarlyExitModel, Read
 from search.policy import Bits
 from search.quantize import calibration
+from search.quantize.drifting import RangeCache, RangesByDrift
 from search.quantize.fitting import FitsInputs, FittedWeights, WeightCache
 from search.quantize.histograms import Histogram
 from search.quantize.qparams import ModelQParams
@@ -48,6 +49,10 @@ class CalibrationCache(Protocol):
     @property
     def weights(self) -> WeightCache:
         """Where weights are kept that were fitted to calibration images."""
+
+    @property
+    def ranges(self) -> RangeCache:
+        """Where ranges are kept that were chosen by them."""
 
 
 @dataclass
@@ -99,13 +104,17 @@ class QuantizedModel:
     @cached_property
     def qparams(self) -> ModelQParams:
         """How its tensors become codes."""
-        model, quantizer, fit = self.model.to(self.device), resolve_quantizer(self.quantizer), None
-        if isinstance(quantizer, FitsInputs):
-            fit = FittedWeights(
-                model, self._calibration_batches, len(self.calibration), quantizer,
-                self.calibrations.weights if self.calibrations else None, self._calibrated_by,
-            )  # fmt: skip
-        return ModelQParams(model, self._seen(), quantizer, fit)
+        model, quantizer = self.model.to(self.device), resolve_quantizer(self.quantizer)
+        if not isinstance(quantizer, FitsInputs):
+            return ModelQParams(model, self._seen(), quantizer)
+        caches, batches, by = self.calibrations, self._calibration_batches, self._calibrated_by
+        fit = FittedWeights(
+            model, batches, len(self.calibration), quantizer, caches.weights if caches else None, by
+        )
+        ranges = RangesByDrift(
+            model, self.torch_task, batches, caches.ranges if caches else None, by
+        )
+        return ModelQParams(model, self._seen(), quantizer, fit, ranges)
 
     @property
     def identity(self) -> Mapping[str, Any]:

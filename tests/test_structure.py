@@ -96,6 +96,7 @@ NEED_TORCH = (
     "search.loading",
     "search.notebook",
     "search.quantize.calibration",
+    "search.quantize.drifting",
     "search.quantize.fitting",
     "search.quantize.gptq",
     "search.quantize.inputs",

@@ -1,7 +1,8 @@
 """The quantizer ``gptq``: weights fitted to what enters their layer, in closed form, no labels.
 
-Two steps a layer and pair of widths, each from the full-precision model's own inputs, so that a
-layer's codes depend on no other layer's bits:
+Attention's operands, which meet no weights, get the ranges under which the next exit drifts least
+(:mod:`search.quantize.drifting`). Weights take two steps a layer and pair of widths, each from the
+full-precision model's own inputs, so that a layer's codes depend on no other layer's bits:
 
 1. The activation's quantization error goes into the weights by ridge regression (ERQ, Zhong et
    al., arXiv 2407.06794): W' minimises E||W x - W' x^||^2 + r ||W' - W||^2.
@@ -28,7 +29,7 @@ class Gptq(MeanSquaredError):
     """See the module. Convolutions, and weights whose inputs are not known, are as by ``mse``."""
 
     name = "gptq"
-    version = 1
+    version = 2  # 1 chose the ranges of attention's operands by their squared error
 
     def activation(self, seen: Histogram, bits: int) -> ActivationQParams:
         """As by ``mse``, or the range that holds everything where that errs less."""

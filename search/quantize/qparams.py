@@ -129,6 +129,13 @@ class Fit(Protocol):
         and with the inputs' quantization parameters, None where they stay in full precision."""
 
 
+class ChooseRange(Protocol):
+    """What chooses activations' ranges by more than what was seen of them."""
+
+    def __call__(self, operand: str, first: ActivationQParams) -> ActivationQParams:
+        """Of an operand, at the width of the range that the quantizer chose first."""
+
+
 class ModelQParams:
     """The quantization parameters of a model's counted operations, each worked out at first use.
 
@@ -137,6 +144,7 @@ class ModelQParams:
         seen: what calibration saw of every activation operand.
         quantizer: chooses.
         fit: chooses the weights of linear layers, None for the quantizer as well.
+        ranges: chooses activations' ranges after the quantizer, None for it alone.
 
     Attributes:
         kept: weights' scales and codes, within a memory limit.
@@ -148,9 +156,10 @@ class ModelQParams:
         seen: Mapping[str, Histogram],
         quantizer: Quantizer,
         fit: Fit | None = None,
+        ranges: ChooseRange | None = None,
     ) -> None:
         self._modules = dict(counted_modules(model))
-        self._seen, self._quantizer, self._fit = seen, quantizer, fit
+        self._seen, self._quantizer, self._fit, self._ranges = seen, quantizer, fit, ranges
         self._activations: dict[tuple[str, int], ActivationQParams] = {}
         self.kept = KeptTensors()
 
@@ -158,7 +167,8 @@ class ModelQParams:
         """Of an operand, named as in :func:`search.quantize.calibration.operands`."""
         key = operand, bits
         if key not in self._activations:
-            self._activations[key] = self._quantizer.activation(self._seen[operand], bits)
+            chosen = self._quantizer.activation(self._seen[operand], bits)
+            self._activations[key] = self._ranges(operand, chosen) if self._ranges else chosen
         return self._activations[key]
 
     def weight(self, name: str, bits: int, input_bits: int = FULL_PRECISION) -> WeightQParams:

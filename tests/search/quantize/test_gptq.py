@@ -286,5 +286,5 @@ def test_codes_that_cannot_be_of_a_layer_are_none():
 
 def test_the_identity_of_a_quantized_model_names_versions_after_the_first():
     assert [quantized_by(name).identity["quantizer"] for name in ("mse", "gptq", "minmax")] == [
-        "mse", "gptq", ["minmax", 2],
+        "mse", ["gptq", 2], ["minmax", 2],
     ]  # fmt: skip
