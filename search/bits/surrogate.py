@@ -28,13 +28,14 @@ class Surrogate:
         space: legal widths and groups.
         ledger: operations.
         tables: measured sensitivities, or None.
-        beta: weight of drift beside noise.
+        beta: weight of drift beside noise. Accuracy follows drift, by the same slope at every exit;
+            noise says what lies in the way of exits that are hardly taken.
     """
 
     space: PolicySpace
     ledger: Ledger
     tables: SensitivityTables | None = None
-    beta: float = 1.0
+    beta: float = 10.0
 
     def vector(self, bits: Bits) -> np.ndarray:
         """Weight widths, then activation widths, int64 ``[G]``."""
@@ -83,6 +84,11 @@ class Surrogate:
         table = self._table(usage)
         found: np.ndarray = table[np.arange(vectors.shape[1]), vectors].sum(axis=1)
         return found
+
+    @property
+    def blocks(self) -> np.ndarray:
+        """The block of every entry of a vector, from 1, int64 ``[G]``."""
+        return np.array([block for block, _ in self._rows], dtype=np.int64)
 
     def _table(self, usage: Usage) -> np.ndarray:
         """Damage of every group at every width, ``[G, 33]``; infinite where none was measured."""

@@ -255,7 +255,7 @@ def random_bits(bench: Bench, count: int) -> list[Bits]:
 
 
 def study_bits(bench: Bench, count: int, pair: Pair | None = None) -> list[Bits]:
-    """What a study of exitbits tries: its anchors, then its sampler's proposals."""
+    """What a study of exitbits tries: its anchors, then what its sampler proposes by its tables."""
     evaluator = (pair or bench.pair)[0]
     fields = load_config("fashion").model_dump(mode="json")
     config = parse_config(
@@ -278,6 +278,9 @@ def study_bits(bench: Bench, count: int, pair: Pair | None = None) -> list[Bits]
         study = store.create(record)
         assert study is not None
         proposer = Proposer(store, study, "bench")
+        # As launch does: tables first where the budget pays for them.
+        meter = SensitivityMeter(evaluator.quantized, "block", DiskCaches(bench.cache).tables)
+        proposer.take_up(meter.tables())
         measure = Measurer(evaluator, record.space, proposer.front, config.trial.harvest, 0.0)
         while len(tried) < count:
             claim = proposer.claim("bench")

@@ -13,9 +13,10 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveS
 from optuna.trial import TrialState
 from small_study import measure, take
 
+from search.bits.allocation import Usage
 from search.bits.tables import Sensitivity, SensitivityTables
 from studies.records import StudyRecord
-from studies.samplers.apq import ApqSampler, distributions_of
+from studies.samplers.apq import ApqSampler, _Proposal, distributions_of
 from studies.store.contributions import Contribution, contribute
 from studies.store.writer import StudyStore
 from studies.work.knowledge import StudyKnowledge
@@ -137,6 +138,43 @@ def test_it_prefers_bits_where_damage_is_small(store: StudyStore) -> None:
     first = np.mean([values[f"w.{names[0]}"] for values in proposed])
     second = np.mean([values[f"w.{names[1]}"] for values in proposed])
     assert second < first - 1
+
+
+def test_what_nobody_runs_is_no_news(store: StudyStore) -> None:
+    """The doubt that makes a child worth a pass is that of what its parent's samples run."""
+    work(store, 4)
+    knowledge = StudyKnowledge(store, store.get("small"))
+    proposal = _Proposal(knowledge, np.random.default_rng(0))
+    parent = knowledge.surrogate.vector(knowledge.surrogate.space.uniform(4, 0.5).bits)
+    blocks = knowledge.surrogate.blocks
+    assert sorted(set(blocks)) == [1, 2]
+    first, second, both = (np.where(np.isin(blocks, these), 3, parent)
+                           for these in ([1], [2], [1, 2]))  # fmt: skip
+    usage = Usage(np.array([1.0, 0.0]), np.array([1.0, 0.0]))
+    candidates = np.array([parent, first, second, both])
+    assert proposal._change(candidates, parent, usage).tolist() == [0, 1, 0, 1]
+    usage = Usage(np.array([1.0, 0.25]), np.array([0.75, 0.25]))
+    parts = proposal._change(candidates, parent, usage)
+    np.testing.assert_allclose(parts, np.sqrt([0, 0.8, 0.2, 1]))
+
+
+def test_what_answers_far_less_well_is_no_parent(store: StudyStore) -> None:
+    work(store, 20)
+    study = store.get("small")
+    poor = measure(study.record.space.uniform(2, 0.4))
+    contribute(store, study.id, [Contribution("by hand", poor)])
+    knowledge = StudyKnowledge(store, study)
+    knowledge.learn()
+    points, keys = knowledge.front()
+    by_thresholds: dict[tuple[float, ...], float] = {}
+    for one in knowledge.evaluations(keys):
+        known = by_thresholds.get(one.policy.thresholds, 0.0)
+        by_thresholds[one.policy.thresholds] = max(one.value, known)
+    floor = 0.75 * points[:, 0].max()
+    assert by_thresholds[poor.policy.thresholds] < floor  # it is on the front
+    rng = np.random.default_rng(0)
+    proposed = [_Proposal(knowledge, rng).make() for _ in range(40)]
+    assert all(one and by_thresholds[one.thresholds] >= floor for one in proposed)
 
 
 def test_the_same_seed_proposes_the_same(store: StudyStore) -> None:
