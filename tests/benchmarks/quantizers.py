@@ -3,7 +3,7 @@
 All blocks at the same bits, no exits taken: the accuracy of the first and of the last exit, in
 points lost against full precision at the same exit, with the paired standard error. Nothing is
 selected here, so that the images of *search* and of *order* may be read together. Seconds are
-those of choosing all layers' weights at one pair of widths, nothing being known before.
+those of choosing all scales and codes at one pair of widths, calibration being known.
 
     python tests/benchmarks/quantizers.py
     python tests/benchmarks/quantizers.py --model CHECKPOINT.safetensors
@@ -47,14 +47,17 @@ def lost(full: np.ndarray, found: np.ndarray) -> dict[str, float]:
 
 
 def seconds_of(quantized: QuantizedModel, bits: Bits) -> float:
-    """How long it takes to choose all weights, calibration being known."""
+    """How long it takes to choose everything, calibration being known."""
     widths, qparams = quantized.ledger.widths(bits), quantized.qparams
     started = time.perf_counter()
     for op in quantized.ledger.ops:
-        if op.kind != "matmul":
-            inputs, weights = widths[op.name]
-            path = op.name if op.name.startswith("heads.") else f"backbone.{op.name}"
-            qparams.weight(path, weights, inputs)
+        path = op.name if op.name.startswith("heads.") else f"backbone.{op.name}"
+        left, right = widths[op.name]  # of a layer: its inputs, its weights
+        if op.kind == "matmul":
+            qparams.activation(f"{path}:left", left)
+            qparams.activation(f"{path}:right", right)
+        else:
+            qparams.weight(path, right, left)
     return time.perf_counter() - started
 
 
