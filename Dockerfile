@@ -7,11 +7,14 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/exitbits
+COPY docker/requirements.txt docker/requirements.txt
+RUN pip install --no-cache-dir --no-deps --require-hashes --requirement docker/requirements.txt
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY search search
 COPY studies studies
 COPY dashboards dashboards
-RUN pip install --no-cache-dir .
+# Nothing more is fetched: what builds the package is among what was installed.
+RUN pip install --no-cache-dir --no-deps --no-index --no-build-isolation .
 USER 10001:10001
 WORKDIR /home/exitbits
 ENTRYPOINT ["exitbits"]

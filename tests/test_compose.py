@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import psycopg
 import pytest
 import yaml
 from fleet import Fleet
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from postgres import Postgres
 from running import ROOT, command_line
 
@@ -210,9 +214,39 @@ def test_a_role_that_cannot_change_tables_suffices(roles: tuple[str, str], tmp_p
 def test_the_image_holds_what_it_installs() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line[0] == "!"}
-    for package in ("search", "studies", "dashboards", "pyproject.toml", "LICENSE", "NOTICE"):
+    for package in (
+        "search", "studies", "dashboards", "pyproject.toml", "LICENSE", "NOTICE",
+        "docker/requirements.txt",
+    ):  # fmt: skip
         assert package in dockerfile
         assert package in kept
         assert Path(ROOT / package).exists()
     (user,) = {service["user"] for name, service in SERVICES.items() if name in OURS}
     assert f"USER {user}" in dockerfile
+
+
+def test_the_image_installs_nothing_but_what_is_locked_by_its_hash() -> None:
+    installs = re.findall("pip install.*", (ROOT / "Dockerfile").read_text())
+    assert len(installs) == 2
+    assert "--require-hashes" in installs[0]
+    assert "--no-index" in installs[1]
+    assert all("--no-deps" in each for each in installs)
+
+
+def test_the_lock_holds_what_the_package_asks_for() -> None:
+    text = (ROOT / "docker" / "requirements.txt").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    locked = {}
+    for line in lines:
+        found, *hashes = line.split("--hash=")
+        assert hashes, line
+        assert all(re.fullmatch("sha256:[0-9a-f]{64}", each.strip()) for each in hashes)
+        requirement = Requirement(found)
+        (version,) = requirement.specifier
+        assert version.operator == "=="
+        locked[canonicalize_name(requirement.name)] = version.version
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    assert (ROOT / "docker" / "build.in").read_text().split() == project["build-system"]["requires"]
+    for each in map(Requirement, wanted):
+        assert locked[canonicalize_name(each.name)] in each.specifier
