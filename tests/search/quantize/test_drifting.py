@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from search.data.batches import normalized_batches
+from search.data.splits import DataOptions
 from search.disk_cache import DiskRangeCache
 from search.engines.reference import ReferenceEngine
 from search.loading import open_checkpoint
@@ -36,8 +37,12 @@ class Batches:
         yield from self.images.split(30)
 
 
+IMAGES = 20
+
+
 @pytest.fixture
-def batches(calibration_images: Tensor) -> Batches:
+def batches(calibration_images: Tensor, monkeypatch: pytest.MonkeyPatch) -> Batches:
+    monkeypatch.setattr("search.quantize.drifting.TOKENS", IMAGES * 49)
     return Batches(calibration_images)
 
 
@@ -84,7 +89,7 @@ def test_no_other_step_drifts_less_at_the_next_exit(
 ):  # fmt: skip
     first = qparams.activation(operand, bits)
     found = ranges_of(fashion_model, batches)(operand, first)
-    images = batches.images[: 4096 // 49]
+    images = batches.images[:IMAGES]
 
     def drift(chosen: ActivationQParams) -> float:
         return drift_by_engine(fashion_model, images, operand, chosen, exit_index)
@@ -98,7 +103,8 @@ def test_no_other_step_drifts_less_at_the_next_exit(
 
 
 def test_on_other_images_too_a_trained_model_drifts_less():
-    opened = open_checkpoint("bundled:fashion-deep", quantizer="gptq")
+    data = DataOptions(calibration_images=128)
+    opened = open_checkpoint("bundled:fashion-deep", quantizer="gptq", data=data)
     quantized = opened.quantized
     images = next(
         normalized_batches(opened.split("search").head(300), quantized.card.input, batch_size=300)

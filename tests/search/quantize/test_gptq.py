@@ -183,7 +183,13 @@ def images() -> Split:
     return FashionDataset().split("search").head(400)
 
 
-def quantized_by(name: str, cache: DiskCalibrationCache | None = None, **options: object):
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> DiskCalibrationCache:
+    """What is fitted in one test serves the others."""
+    return DiskCalibrationCache(tmp_path_factory.mktemp("kept"))
+
+
+def quantized_by(name: str, cache: DiskCalibrationCache, **options: object):
     """The bundled model under a quantizer."""
     return open_checkpoint(
         "bundled:fashion", quantizer=name, data=DataOptions(calibration_images=128),
@@ -197,20 +203,22 @@ def uniform(weights: int, activations: int) -> Bits:
 
 @pytest.mark.parametrize(("weights", "activations", "gain"), [(2, 2, 0.05), (2, 4, 0.01)])
 def test_few_bits_answer_better_than_under_ranges_alone(
-    images: Split, weights: int, activations: int, gain: float
+    images: Split, kept: DiskCalibrationCache, weights: int, activations: int, gain: float
 ):
     found = {}
     for name in ("mse", "gptq"):
-        trace = Evaluator(quantized_by(name), images).trace(uniform(weights, activations))
+        trace = Evaluator(quantized_by(name, kept), images).trace(uniform(weights, activations))
         found[name] = (trace.statistic[..., 0] == images.targets[:, None]).mean(axis=0)
     assert (found["gptq"] >= found["mse"]).all()
     assert found["gptq"][-1] >= found["mse"][-1] + gain
 
 
-def test_codes_are_those_of_the_widths_of_inputs_and_weights_alone(fashion_model):
+def test_codes_are_those_of_the_widths_of_inputs_and_weights_alone(tmp_path):
     """Neither of other layers' bits, nor of the engine, nor of what was asked for before."""
-    quantized = quantized_by("gptq")
-    fast, reference = quantized, quantized_by("gptq", engine="reference")
+    fast, reference = (
+        quantized_by("gptq", DiskCalibrationCache(tmp_path / engine), engine=engine)
+        for engine in ("fast", "reference")
+    )
     layer = "backbone.blocks.3.mlp.fc1"
     for bits in (uniform(3, 4), replace(uniform(2, 8), weights=(2, 2, 2, 3, 2, 2),
                                         activations=(8, 8, 8, 4, 8, 8))):  # fmt: skip
@@ -229,17 +237,17 @@ def test_codes_are_those_of_the_widths_of_inputs_and_weights_alone(fashion_model
     assert torch.equal(codes, expected.codes.float())
 
 
-def test_both_engines_agree_under_fitted_weights(images: Split):
+def test_both_engines_agree_under_fitted_weights(images: Split, kept: DiskCalibrationCache):
     traces = [
-        Evaluator(quantized_by("gptq", engine=engine), images).trace(uniform(3, 3))
+        Evaluator(quantized_by("gptq", kept, engine=engine), images).trace(uniform(3, 3))
         for engine in ("reference", "fast")
     ]
     assert [trace.engine for trace in traces] == ["reference", "fast"]
     assert np.abs(traces[0].confidence - traces[1].confidence).mean() < 1e-3
 
 
-def test_what_does_not_stand_on_inputs_is_as_by_mse():
-    by_mse, by_gptq = quantized_by("mse").qparams, quantized_by("gptq").qparams
+def test_what_does_not_stand_on_inputs_is_as_by_mse(kept: DiskCalibrationCache):
+    by_mse, by_gptq = (quantized_by(one, kept).qparams for one in ("mse", "gptq"))
     stem = "backbone.patch_embed.proj"
     assert torch.equal(by_mse.weight(stem, 4).codes, by_gptq.weight(stem, 4, 4).codes)
     assert by_gptq.weight(stem, 4, 4).fitted_to is None
@@ -284,7 +292,9 @@ def test_codes_that_cannot_be_of_a_layer_are_none():
             WeightCodes.from_bytes(WeightCodes(scale, codes).to_bytes())
 
 
-def test_the_identity_of_a_quantized_model_names_versions_after_the_first():
-    assert [quantized_by(name).identity["quantizer"] for name in ("mse", "gptq", "minmax")] == [
-        "mse", ["gptq", 2], ["minmax", 2],
-    ]  # fmt: skip
+def test_the_identity_of_a_quantized_model_names_versions_after_the_first(
+    kept: DiskCalibrationCache,
+):
+    names = ("mse", "gptq", "minmax")
+    found = [quantized_by(name, kept).identity["quantizer"] for name in names]
+    assert found == ["mse", ["gptq", 2], ["minmax", 2]]
