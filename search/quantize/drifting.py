@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 1  # of how ranges are chosen, for caches
 STEPS = np.geomspace(0.6, 3.0, 11)  # tried, in units of the step of least squared error
-TOKENS = 4096  # of all images together: more change no choice, and every try runs a block
+TOKENS = 4096  # of all images together: every try runs a block on them
 LEAST_IMAGES = 16
 
 
