@@ -28,7 +28,7 @@ class Surrogate:
         space: legal widths and groups.
         ledger: operations.
         tables: measured sensitivities, or None.
-        beta: weight of drift beside noise. Accuracy follows drift, by much the same slope at all exits;
+        beta: weight of drift beside noise. Accuracy follows drift, by much the same slope at all;
             noise says what lies in the way of exits that are hardly taken.
     """
 
